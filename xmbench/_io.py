@@ -1,0 +1,133 @@
+"""Files and hashes: whole files or none, and digests that mean the same on every machine."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+ID_LENGTH = 16  # hexadecimal digits of an id: 64 bits
+
+
+def atomic_write(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` by rename, so that a reader sees the old file, the new file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def npz_bytes(arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
+    """A compressed ``.npz`` whose bytes depend on the arrays alone (no time stamps, no pickles)."""
+    import numpy as np
+
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in sorted(arrays):
+            entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(entry, "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, np.asanyarray(arrays[name]), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """All arrays of an ``.npz``; object arrays are refused by numpy, as they would need unpickling.
+
+    Raises:
+        ValueError: the file is damaged or is no ``.npz``.
+    """
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise
+    except (OSError, EOFError, KeyError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path.name} is not a readable .npz file: {error}") from error
+
+
+def canonical_json(value: object) -> bytes:
+    """JSON with sorted keys and no spaces: equal values give equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def digest(value: object) -> str:
+    """sha256 of the canonical JSON of ``value``, in hexadecimal."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def short_id(value: object) -> str:
+    """The first ``ID_LENGTH`` digits of :func:`digest`."""
+    return digest(value)[:ID_LENGTH]
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def files_digest(root: Path, paths: Iterable[Path]) -> str:
+    """sha256 over the sorted (path relative to ``root``, sha256 of its bytes) of many files."""
+    return digest(sorted([path.relative_to(root).as_posix(), file_digest(path)] for path in paths))
+
+
+def source_digest(paths: Iterable[Path]) -> str:
+    """Digest of what Python files *do*: comments, docstrings and layout do not count."""
+    return digest([_tree(ast.parse(path.read_bytes())) for path in paths])
+
+
+def imported_siblings(path: Path) -> list[Path]:
+    """``path`` and the helper modules beside it that it imports with ``from ._name import ...``."""
+    found, queue = [path], [path]
+    while queue:
+        for node in ast.walk(ast.parse(queue.pop().read_bytes())):
+            if isinstance(node, ast.ImportFrom) and node.level == 1:
+                names = [node.module] if node.module else [alias.name for alias in node.names]
+                for name in names:
+                    sibling = path.parent / f"{name.split('.')[0]}.py"
+                    if sibling.is_file() and sibling not in found:
+                        found.append(sibling)
+                        queue.append(sibling)
+    return found[:1] + sorted(found[1:])
+
+
+def _tree(node: object) -> object:
+    """A syntax tree as JSON; empty fields are left out, since their set grows with Python's version."""
+    if isinstance(node, ast.AST):
+        fields: dict[str, object] = {"": type(node).__name__}
+        for name, value in ast.iter_fields(node):
+            if name == "body" and isinstance(value, list) and value and _is_docstring(node, value[0]):
+                value = value[1:]
+            if value is not None and value != []:
+                fields[name] = _tree(value)
+        return fields
+    if isinstance(node, list):
+        return [_tree(item) for item in node]
+    return node if isinstance(node, str | int | bool) else repr(node)
+
+
+def _is_docstring(parent: ast.AST, statement: ast.AST) -> bool:
+    return (
+        isinstance(parent, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )

@@ -1,0 +1,512 @@
+"""The command line: it parses, calls and prints. Numerical libraries load inside the commands that need them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from xmbench import __version__
+from xmbench.errors import UnknownName, UsageError, XmbenchError
+from xmbench.registry import Plugin, Registry, parse_value
+
+if TYPE_CHECKING:
+    from xmbench.plan import Places
+    from xmbench.record import Record
+
+PLUGIN = click.option(
+    "--plugin",
+    "plugins",
+    multiple=True,
+    metavar="FILE",
+    help="Also register the METHOD or DATASET of this file.",
+)
+DATA_DIR = click.option(
+    "--data-dir",
+    envvar="XMBENCH_DATA_DIR",
+    metavar="DIR",
+    help="Where datasets lie.  [env: XMBENCH_DATA_DIR; default: the user's data directory]",
+)
+RESULTS = click.option(
+    "--results", default="results", show_default=True, metavar="DIR", help="Folder of records and embeddings."
+)
+
+
+class Group(click.Group):
+    """Commands with did-you-mean, our exit codes, and no traceback unless --debug asks for it."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's, with close matches for an unknown command."""
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and self.get_command(ctx, name) is None:
+            raise UnknownName("command", name, self.list_commands(ctx))
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="xmbench", message="%(prog)s %(version)s")
+@click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
+def cli(debug: bool) -> None:
+    """Run cross-modal retrieval methods under one honest, named protocol.
+
+    The shortest complete example needs no data and no network: xmbench run --methods all
+    """
+
+
+@cli.command()
+@click.option(
+    "--methods",
+    "-m",
+    default="all",
+    show_default=True,
+    help="all, paper (those of the two seed papers), or names with commas: cca,cca[ridge=0.1].",
+)
+@click.option("--dataset", "-d", default="emoji", show_default=True, help="See: xmbench list datasets.")
+@click.option(
+    "--features", metavar="IMAGE+TEXT", help="Features, such as lite0+tfidf.  [default: the dataset's]"
+)
+@click.option(
+    "--scaling", metavar="IMAGE+TEXT", help="Input scaling, such as zscore+none.  [default: the features']"
+)
+@click.option("--split", help="Name of the split.  [default: the dataset's first]")
+@click.option(
+    "--seeds", default="0", show_default=True, help="Split seed and method seed together: 0-4 or 0,3,7."
+)
+@click.option("--seed", type=click.IntRange(0), help="Hold the method's seed at this value.")
+@click.option("--split-seed", type=click.IntRange(0), help="Hold the split seed at this value.")
+@click.option("--protocol", "protocol_name", default="default", show_default=True, help="How to score.")
+@click.option("--set", "settings", multiple=True, metavar="METHOD.PARAMETER=VALUE", help="Set a parameter.")
+@click.option("--transductive", is_flag=True, help="Let methods that ask for it learn from test features.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of each run.")
+@click.option("--jobs", "-j", type=click.IntRange(1), default=1, show_default=True, help="Runs at a time.")
+@click.option(
+    "--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="End a run after this."
+)
+@click.option("--fresh", is_flag=True, help="Re-use nothing.")
+@click.option("--retry-failed", is_flag=True, help="Run again what failed before.")
+@click.option("--discard-embeddings", is_flag=True, help="Do not keep test embeddings for other protocols.")
+@click.option("--dry-run", is_flag=True, help="Say what would be run, and stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print records as JSON instead of tables.")
+@click.option("--quiet", "-q", is_flag=True, help="Print the result alone.")
+@click.option("--verbose", "-v", is_flag=True, help="Print tracebacks of failed runs.")
+@RESULTS
+@DATA_DIR
+@PLUGIN
+def run(**options: Any) -> None:
+    """Run methods on a dataset and print the leaderboard of these runs.
+
+    Finished runs are re-used: the same command again is done in a moment, and one that was interrupted goes
+    on where it was. Exit code 1 if a run failed.
+    """
+    from xmbench.plan import Plan, Request, Reuse
+    from xmbench.protocol import protocol
+
+    registry = Registry(options["plugins"])
+    request = Request(
+        methods=registry.expand(options["methods"]),
+        dataset=options["dataset"],
+        features=options["features"],
+        scaling=options["scaling"],
+        split=options["split"],
+        seeds=_seeds(options["seeds"], options["seed"], options["split_seed"]),
+        protocol=protocol(options["protocol_name"]),
+        settings=_settings(options["settings"]),
+        transductive=options["transductive"],
+        device=_device(options["device"]),
+        threads=options["threads"],
+    )
+    with _reporter(options["quiet"], options["verbose"]) as reporter:
+        plan = Plan(request, registry, _places(options["data_dir"], options["results"]), reporter.progress)
+        if options["dry_run"]:
+            from xmbench.record import Results
+
+            _print_plan(plan, Results(plan.places.results), options["as_json"])
+            return
+        reuse = Reuse(
+            fresh=options["fresh"],
+            retry_failed=options["retry_failed"],
+            keep_embeddings=not options["discard_embeddings"],
+        )
+        records = plan.run(
+            n_jobs=options["jobs"], timeout=options["timeout"], reuse=reuse, on_event=reporter.on_event
+        )
+    _print_records(records, options["as_json"])
+    if any(record.status != "ok" for record in records):
+        raise SystemExit(1)
+
+
+@cli.command("list")
+@click.argument("kind", type=click.Choice(["methods", "datasets"]), required=False)
+@click.option("--check", is_flag=True, help="Import each plugin and say what is wrong with the broken ones.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@PLUGIN
+def list_(kind: str | None, check: bool, as_json: bool, plugins: tuple[str, ...]) -> None:
+    """Name the methods and datasets there are; nothing is imported without --check.
+
+    With --check, exit code 1 if a plugin is broken.
+    """
+    registry = Registry(plugins)
+    rows = []
+    for title, found in (("methods", registry.methods), ("datasets", registry.datasets)):
+        if kind in (None, title):
+            rows += [_plugin_row(title, name, plugin, check) for name, plugin in sorted(found.items())]
+    if as_json:
+        _print_json(rows)
+    else:
+        width = max((len(row["name"]) for row in rows), default=0)
+        for title in dict.fromkeys(row["kind"] for row in rows):
+            click.echo(f"{title}:")
+            for row in rows:
+                if row["kind"] == title:
+                    broken = f"  broken: {row['problem']}" if row["problem"] else ""
+                    about = row.get("about") or row["origin"]
+                    click.echo(f"  {row['name']:<{width}}  {broken.strip() or about}")
+    if check and any(row["problem"] for row in rows):
+        raise SystemExit(1)
+
+
+@cli.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@DATA_DIR
+@PLUGIN
+def info(name: str, as_json: bool, data_dir: str | None, plugins: tuple[str, ...]) -> None:
+    """Say what a method is: paper, parameters, presets, what departs from the paper.
+
+    For the name of a dataset, print its card.
+    """
+    registry = Registry(plugins)
+    if name not in registry.methods and name in registry.datasets:
+        _print_card(registry, name, data_dir, as_json)
+        return
+    if name not in registry.methods:
+        raise UnknownName("method or dataset", name, [*registry.methods, *registry.datasets])
+    from xmbench.describe import describe_method, method_text
+
+    found = describe_method(name, registry.plugin("method", name))
+    if as_json:
+        _print_json(found)
+    else:
+        click.echo(method_text(found))
+
+
+@cli.group(cls=Group)
+def data() -> None:
+    """Datasets: which there are, what they are, where their files are expected."""
+
+
+@data.command("list")
+@PLUGIN
+@DATA_DIR
+def data_list(plugins: tuple[str, ...], data_dir: str | None) -> None:
+    """Name the datasets and say whether their files are there."""
+    from xmbench.describe import dataset_present
+
+    registry = Registry(plugins)
+    for name in sorted(registry.datasets):
+        try:
+            dataset = registry.dataset(name)
+            state = (
+                "embedded"
+                if dataset.card.embedded
+                else "here"
+                if dataset_present(dataset, _data(data_dir))
+                else ("files missing; see: xmbench data info " + name)
+            )
+            click.echo(f"{name:<16} {dataset.card.title:<20} {state}")
+        except XmbenchError as error:
+            click.echo(f"{name:<16} broken: {error}")
+
+
+@data.command("info")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@PLUGIN
+@DATA_DIR
+def data_info(name: str, as_json: bool, plugins: tuple[str, ...], data_dir: str | None) -> None:
+    """Print the card of a dataset: source, licence, citation, sizes, classes, features, expected files."""
+    _print_card(Registry(plugins), name, data_dir, as_json)
+
+
+@cli.command()
+@click.option("--dataset", "-d", help="One dataset only.")
+@click.option(
+    "--output", default="leaderboards", show_default=True, metavar="DIR", help="Where leaderboards lie."
+)
+@click.option("--check", is_flag=True, help="Write nothing; exit 4 if a page differs from its records.")
+@click.option("--rerun", metavar="DATASET", help="With --check: refit every method of this leaderboard.")
+@click.option("--seed", type=click.IntRange(0), help="With --rerun: the seed to refit.")
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of a record, and stop.")
+@click.option("--quiet", "-q", is_flag=True, help="Print the result alone.")
+@RESULTS
+@DATA_DIR
+@PLUGIN
+def leaderboard(**options: Any) -> None:
+    """Write leaderboards/DATASET.md from records, or check what is there.
+
+    Finished records of the results folder are merged into the leaderboard's own: the newer one of the same
+    method, data, seed and protocol stays.
+    """
+    from xmbench import leaderboard as board
+    from xmbench.record import Results, json_schema
+
+    if options["schema"]:
+        _print_json(json_schema())
+        return
+    if (options["rerun"] or options["seed"] is not None) and not (options["check"] and options["rerun"]):
+        raise UsageError("--rerun DATASET goes with --check, and --seed with --rerun")
+    registry, folder = Registry(options["plugins"]), Path(options["output"])
+    if not options["check"]:
+        for path in board.write_boards(
+            folder, Results(Path(options["results"])), registry, options["dataset"]
+        ):
+            click.echo(f"wrote {path}")
+        return
+    for name in board.check_boards(folder, registry, options["dataset"]):
+        click.echo(f"{name}: page, records and per-query values agree")
+    if options["rerun"]:
+        _rerun(options, registry, folder)
+
+
+def _rerun(options: dict[str, Any], registry: Registry, folder: Path) -> None:
+    import tempfile
+
+    from xmbench import leaderboard as board
+    from xmbench.errors import LeaderboardDrift
+    from xmbench.plan import Plan, Request, Reuse
+    from xmbench.protocol import Protocol
+
+    committed = board.read_board(folder, options["rerun"])
+    wanted = [record for record in committed if options["seed"] in (None, record.seed)]
+    if not wanted:
+        raise UsageError(f"the leaderboard of {options['rerun']} has no record with seed {options['seed']}")
+    groups: dict[tuple[object, ...], list[Record]] = {}
+    for record in wanted:
+        groups.setdefault((*board.group_key(record), record.seed, record.dataset.split_seed), []).append(
+            record
+        )
+    anew: list[Record] = []
+    with (
+        tempfile.TemporaryDirectory(prefix="xmbench-") as scratch,
+        _reporter(options["quiet"], True) as reporter,
+    ):
+        for records in groups.values():
+            first = records[0]
+            request = Request(
+                methods=[record.method.label for record in records],
+                dataset=first.dataset.name,
+                features=first.dataset.features,
+                scaling=first.dataset.scaling,
+                split=first.dataset.split,
+                seeds=[(first.seed, first.dataset.split_seed or 0)],
+                protocol=Protocol(**first.protocol),
+                transductive=any(record.method.transductive for record in records),
+            )
+            plan = Plan(request, registry, _places(options["data_dir"], scratch), reporter.progress)
+            anew += plan.run(reuse=Reuse(fresh=True, keep_embeddings=False), on_event=reporter.on_event)
+    moved = board.compare(wanted, anew)
+    if moved:
+        raise LeaderboardDrift("scores moved since the leaderboard was made:\n" + "\n".join(moved))
+    click.echo(f"{options['rerun']}: {len(wanted)} records were refitted and agree")
+
+
+@cli.command()
+@click.argument("images", type=click.Path(dir_okay=False))
+@click.argument("texts", type=click.Path(dir_okay=False))
+@click.option(
+    "--labels", required=True, type=click.Path(dir_okay=False), help="Integers, or a multi-hot matrix."
+)
+@click.option("--protocol", "protocol_name", default="default", show_default=True, help="How to score.")
+@click.option("--engine", type=click.Choice(["auto", "numpy", "torch"]), default="auto", show_default=True)
+@click.option("--device", default="cpu", show_default=True, help="For the torch engine: cpu, cuda, ...")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def evaluate(
+    images: str, texts: str, labels: str, protocol_name: str, engine: str, device: str, as_json: bool
+) -> None:
+    """Score embeddings of your own: row i of IMAGES, TEXTS and the labels is one item.
+
+    Files are .npy, .npz with a single array, .csv, .tsv or .txt (numbers alone).
+    """
+    from xmbench.describe import read_matrix, scores_text
+    from xmbench.evaluation import evaluate as score
+    from xmbench.protocol import protocol
+    from xmbench.record import task_rows
+
+    arrays = [read_matrix(Path(path)) for path in (images, texts)]
+    classes = read_matrix(Path(labels), labels=True)
+    found = score(arrays[0], arrays[1], classes, protocol(protocol_name), engine=engine, device=device)
+    if as_json:
+        import msgspec
+
+        names = tuple(
+            str(label) for label in range(int(classes.shape[1] if classes.ndim == 2 else classes.max() + 1))
+        )
+        rows = {task: msgspec.to_builtins(row) for task, row in task_rows(found, names).items()}
+        _print_json({"protocol": found.protocol.to_dict(), "engine": found.engine, "tasks": rows})
+    else:
+        click.echo(scores_text(found))
+
+
+# -- options into values -----------------------------------------------------------------------------
+
+
+def _seeds(seeds: str, seed: int | None, split_seed: int | None) -> list[tuple[int, int]]:
+    """(method seed, split seed) of each repetition."""
+    values: list[int] = []
+    for item in seeds.split(","):
+        first, dash, last = item.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
+            raise UsageError(f"--seeds: expected numbers and ranges such as 0-4 or 0,3,7, got {seeds!r}")
+        values += range(int(first), int(last if dash else first) + 1)
+    pairs = [
+        (value if seed is None else seed, value if split_seed is None else split_seed) for value in values
+    ]
+    return list(dict.fromkeys(pairs))
+
+
+def _settings(settings: tuple[str, ...]) -> dict[str, dict[str, object]]:
+    found: dict[str, dict[str, object]] = {}
+    for text in settings:
+        target, equals, value = text.partition("=")
+        method, dot, parameter = target.partition(".")
+        if not (equals and dot and method and parameter):
+            raise UsageError(f"--set: expected METHOD.PARAMETER=VALUE, got {text!r}")
+        found.setdefault(method.strip(), {})[parameter.strip()] = parse_value(value)
+    return found
+
+
+def _device(device: str) -> str:
+    """The device to use; ``auto`` looks for a CUDA driver before it pays for importing torch."""
+    if device != "auto":
+        return device
+    if (
+        not any(Path(path).exists() for path in ("/dev/nvidiactl", "/proc/driver/nvidia"))
+        and sys.platform == "linux"
+    ):
+        return "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _data(data_dir: str | None) -> Path:
+    from platformdirs import user_data_path
+
+    return Path(data_dir) if data_dir else user_data_path("xmbench", appauthor=False)
+
+
+def _places(data_dir: str | None, results: str) -> Places:
+    from platformdirs import user_cache_path
+
+    from xmbench.plan import Places
+
+    cache = os.environ.get("XMBENCH_CACHE_DIR")
+    return Places(
+        data=_data(data_dir),
+        cache=Path(cache) if cache else user_cache_path("xmbench", appauthor=False),
+        results=Path(results),
+    )
+
+
+# -- values into text ---------------------------------------------------------------------------------
+
+
+def _reporter(quiet: bool, verbose: bool) -> AbstractContextManager[Any]:
+    from xmbench.progress import reporter
+
+    return reporter(quiet=quiet, verbose=verbose)
+
+
+def _plugin_row(kind: str, name: str, plugin: Plugin, check: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {"kind": kind, "name": name, "origin": plugin.origin, "problem": plugin.problem}
+    if check and not plugin.problem:
+        try:
+            found = plugin.load()
+            row["about"] = found.info.title if kind == "methods" else found.card.title
+        except XmbenchError as error:
+            row["problem"] = str(error)
+        except AttributeError as error:
+            row["problem"] = f"is incomplete: {error}"
+    return row
+
+
+def _print_card(registry: Registry, name: str, data_dir: str | None, as_json: bool) -> None:
+    from xmbench.describe import card_text, describe_dataset
+
+    found = describe_dataset(name, registry.dataset(name), _data(data_dir))
+    if as_json:
+        _print_json(found)
+    else:
+        click.echo(card_text(found))
+
+
+def _print_plan(plan: Any, results: Any, as_json: bool) -> None:
+    rows = []
+    for spec, _, problem in plan.specs():
+        old = results.get(spec.score_id)
+        state = f"cannot run: {problem}" if problem else "to run" if old is None else f"kept ({old.status})"
+        rows.append(
+            {
+                "method": spec.method.label,
+                "params": spec.method.params,
+                "dataset": spec.dataset.name,
+                "split": spec.dataset.split,
+                "split_seed": spec.dataset.split_seed,
+                "seed": spec.seed,
+                "fit_id": spec.fit_id,
+                "score_id": spec.score_id,
+                "state": state,
+            }
+        )
+    if as_json:
+        _print_json(rows)
+        return
+    for row in rows:
+        where = f"{row['dataset']}/{row['split']} split seed {row['split_seed']}, seed {row['seed']}"
+        click.echo(f"{row['method']}  {where}  {row['score_id']}  {row['state']}")
+
+
+def _print_records(records: list[Record], as_json: bool) -> None:
+    if as_json:
+        import msgspec
+
+        _print_json([msgspec.to_builtins(record) for record in records])
+        return
+    from xmbench.leaderboard import tables, to_text
+
+    click.echo("\n\n".join(to_text(table) for table in tables(records)))
+
+
+def _print_json(value: object) -> None:
+    import json
+
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def main() -> None:
+    """Entry point: our errors become one message on standard error and their exit code."""
+    debug = "--debug" in sys.argv[1:2]
+    try:
+        code = cli.main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except XmbenchError as error:
+        if debug:
+            raise
+        click.echo(f"xmbench: {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("xmbench: interrupted; the same command goes on where this one stopped", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,197 @@
+"""Methods, datasets and scores in words, for ``info``, ``data info`` and ``evaluate``."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xmbench.data import Dataset
+from xmbench.errors import InvalidInput, MissingData
+from xmbench.evaluation import Scores
+from xmbench.record import REPORTED_SCOPES
+from xmbench.registry import Plugin
+
+
+def describe_method(name: str, plugin: Plugin) -> dict[str, Any]:
+    """What there is to know of a method, as JSON values."""
+    found = plugin.load()
+    about = found.info
+    return {
+        "name": name,
+        "title": about.title,
+        "paper": about.paper,
+        "year": about.year,
+        "supervised": about.supervised,
+        "multi_label": about.multi_label,
+        "control": about.control,
+        "origin": plugin.origin,
+        "departures": list(about.departures),
+        "parameters": found.defaults(),
+        "grid": {key: list(values) for key, values in found.grid.items()},
+        "presets": {key: dict(values) for key, values in found.presets.items()},
+        "ablations": {key: dict(values) for key, values in found.ablations.items()},
+        "documentation": inspect.getdoc(found) or "",
+    }
+
+
+def method_text(found: dict[str, Any]) -> str:
+    """:func:`describe_method` for a terminal."""
+    lines = [
+        f"{found['name']}: {found['title']} ({found['origin']})",
+        "",
+        found["documentation"],
+        "",
+        f"paper:       {found['paper']}",
+        f"labels:      {'used in fit' if found['supervised'] else 'not used'}; "
+        f"several per item: {'yes' if found['multi_label'] else 'no'}",
+    ]
+    lines += [f"departs:     {text}" for text in found["departures"]]
+    lines += [f"parameter:   {key} = {_plain(value)}" for key, value in found["parameters"].items()]
+    lines += [
+        f"grid:        {key} in {', '.join(map(_plain, values))}" for key, values in found["grid"].items()
+    ]
+    for kind in ("preset", "ablation"):
+        for key, values in found[f"{kind}s"].items():
+            settings = ", ".join(f"{name}={_plain(value)}" for name, value in values.items())
+            lines.append(f"{kind + ':':<12} {found['name']}[{kind}={key}] stands for {settings}")
+    return "\n".join(lines)
+
+
+def _plain(value: object) -> str:
+    return "none" if value is None else str(value)
+
+
+def dataset_present(dataset: Dataset, data_dir: Path) -> bool:
+    """Whether the dataset's files are where they are expected."""
+    try:
+        dataset.folder(data_dir)
+    except MissingData:
+        return False
+    return True
+
+
+def describe_dataset(name: str, dataset: Dataset, data_dir: Path) -> dict[str, Any]:
+    """A dataset's card as JSON values; what only its files can tell is there if they are."""
+    card = dataset.card
+    found: dict[str, Any] = {
+        "name": name,
+        "title": card.title,
+        "what": card.image_text,
+        "source": card.source,
+        "licence": card.licence,
+        "citation": card.citation,
+        "pairs": card.pairs,
+        "defects": list(card.defects),
+        "expected_files": list(card.layout),
+        "embedded": card.embedded,
+        "present": card.embedded or dataset_present(dataset, data_dir),
+        "stored_features": {modality: dict(names) for modality, names in dataset.stored.items()},
+        "default_features": dataset.features,
+        "splits": {key: inspect.getdoc(rule) or "" for key, rule in dataset.splits.items()},
+    }
+    if found["present"]:
+        from xmbench.features import source, split_features
+
+        image, text = split_features(dataset.features)
+        corpus = dataset.load(data_dir, source(dataset, "image", image), source(dataset, "text", text))
+        labels = np.asarray(corpus.labels)
+        counts = (
+            labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=len(corpus.class_names))
+        )
+        found["read"] = {
+            "pairs": len(corpus),
+            "groups": len(set(corpus.groups)),
+            "classes": dict(zip(corpus.class_names, map(int, counts), strict=True)),
+            "digest": corpus.digest[:16],
+            "notes": list(corpus.notes),
+            "split_sizes": {key: dataset.split(corpus, key, 0).sizes for key in dataset.splits},
+        }
+    return found
+
+
+def card_text(found: dict[str, Any]) -> str:
+    """:func:`describe_dataset` for a terminal."""
+    lines = [f"{found['name']}: {found['title']}", ""]
+    for key in ("what", "source", "licence", "citation", "pairs"):
+        lines.append(f"{key + ':':<10} {found[key]}")
+    lines.append(f"features:  {found['default_features']} by default")
+    for modality, names in found["stored_features"].items():
+        lines += [f"           {modality} {key}: {text}" for key, text in names.items()]
+    read = found.get("read")
+    for key, text in found["splits"].items():
+        sizes = "" if not read else " / ".join(str(n) for n in read["split_sizes"][key].values()) + ". "
+        lines.append(f"split:     {key}: {sizes}{' '.join(text.split())}")
+    lines += [f"known:     {text}" for text in found["defects"]]
+    if found["expected_files"]:
+        lines.append("expected below the data directory:")
+        lines += [f"  {line}" for line in found["expected_files"]]
+    if not read:
+        lines.append(
+            "state:     the files are not there; name the directory with --data-dir or XMBENCH_DATA_DIR"
+        )
+        return "\n".join(lines)
+    lines.append(f"read:      {read['pairs']:,} pairs in {read['groups']:,} groups, digest {read['digest']}")
+    lines += [f"           {note}" for note in read["notes"]]
+    lines.append("classes:   " + ", ".join(f"{name} {count}" for name, count in read["classes"].items()))
+    return "\n".join(lines)
+
+
+def scores_text(scores: Scores) -> str:
+    """Scores of one embedding for a terminal."""
+    from tabulate import tabulate
+
+    rows = []
+    for name, task in scores.tasks.items():
+        cells = [name, f"{task.mean_average_precision:.4f}", f"{task.chance:.4f}"]
+        for k in REPORTED_SCOPES:
+            cells.append(f"{task.precision[k - 1]:.4f}" if k <= len(task.precision) else "–")
+        rows.append([*cells, str(task.n_queries), str(task.n_unanswerable), str(task.gallery)])
+    headers = [
+        "task",
+        "MAP",
+        "chance",
+        *(f"P@{k}" for k in REPORTED_SCOPES),
+        "queries",
+        "unanswerable",
+        "gallery",
+    ]
+    body = tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True)
+    return f"{body}\n\nProtocol {scores.protocol.describe()}. Engine {scores.engine}."
+
+
+def read_matrix(path: Path, *, labels: bool = False) -> NDArray[Any]:
+    """An array from a file of the user's: .npy, .npz with one array, .csv, .tsv or .txt.
+
+    Raises:
+        MissingData: there is no such file.
+        InvalidInput: it holds no array, or more than one; or labels that are not whole numbers.
+    """
+    if not path.is_file():
+        raise MissingData(f"{path} does not exist")
+    try:
+        if path.suffix == ".npy":
+            array = np.load(path, allow_pickle=False)
+        elif path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                if len(archive.files) != 1:
+                    raise InvalidInput(f"{path.name} holds {len(archive.files)} arrays, expected one")
+                array = archive[archive.files[0]]
+        elif path.suffix in (".csv", ".tsv", ".txt"):
+            delimiter = {".csv": ",", ".tsv": "\t"}.get(path.suffix)
+            array = np.loadtxt(path, delimiter=delimiter, ndmin=1 if labels else 2)
+        else:
+            raise InvalidInput(f"{path.name}: expected a .npy, .npz, .csv, .tsv or .txt file")
+    except (ValueError, EOFError, OSError) as error:
+        raise InvalidInput(f"{path.name} cannot be read as an array of numbers: {error}") from error
+    if not labels:
+        return np.asarray(array)
+    whole = np.asarray(array)
+    if whole.dtype.kind == "f" and np.array_equal(whole, np.round(whole)):
+        whole = whole.astype(np.int64)
+    if whole.ndim == 2 and 1 in whole.shape:
+        whole = whole.ravel()
+    return whole

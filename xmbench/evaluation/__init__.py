@@ -1,0 +1,243 @@
+"""The evaluator: embeddings, labels and a protocol in, scores out. It knows no method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xmbench._io import source_digest
+from xmbench.data import check_labels
+from xmbench.errors import InvalidInput
+from xmbench.evaluation.counts import Engine, Groups, choose_engine
+from xmbench.evaluation.metrics import harmonic, hit_slopes, precision_sums, relevant_counts
+from xmbench.protocol import DEFAULT, Protocol
+
+__all__ = ["TASKS", "Scores", "TaskScores", "evaluate", "evaluator_digest", "retrieve"]
+
+TASKS = ("image->text", "text->image", "image->all", "text->all")
+
+TILE_BYTES = 100 * 2**20
+"""Working memory of a tile of scores, above the inputs."""
+
+_BYTES_PER_SCORE = 48  # float64 and float32 scores, order, sorted keys, relevance, running counts
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """Scores of one task, for q queries.
+
+    Args:
+        mean_average_precision: mean of ``average_precision`` over queries that have a relevant item.
+        average_precision: (q,) float64; NaN for a query without a relevant item.
+        chance: mean average precision of a random order of the gallery.
+        precision: (s,) float64, mean precision among the first K for K = 1..s, over the same queries;
+            fractions, not per cent.
+        per_class: class -> mean average precision of its queries; classes without queries are left out.
+        n_queries: q.
+        n_unanswerable: queries without a relevant item; they are in no mean.
+        gallery: number of items that a query is compared with.
+    """
+
+    mean_average_precision: float
+    average_precision: NDArray[np.float64]
+    chance: float
+    precision: NDArray[np.float64]
+    per_class: dict[int, float]
+    n_queries: int
+    n_unanswerable: int
+    gallery: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of all tasks under one protocol."""
+
+    protocol: Protocol
+    engine: str
+    tasks: dict[str, TaskScores]
+
+    @property
+    def main(self) -> float:
+        """The protocol's main metric: the mean of image->text and text->image MAP."""
+        return 0.5 * sum(self.tasks[task].mean_average_precision for task in TASKS[:2])
+
+
+def evaluate(
+    images: NDArray[Any],
+    texts: NDArray[Any],
+    labels: NDArray[Any],
+    protocol: Protocol = DEFAULT,
+    *,
+    tasks: tuple[str, ...] = TASKS,
+    engine: str = "auto",
+    device: str = "cpu",
+    tile_bytes: int = TILE_BYTES,
+) -> Scores:
+    """Score paired embeddings: row i of ``images``, ``texts`` and ``labels`` is one item.
+
+    Args:
+        images: (n, k) embeddings.
+        texts: (n, k) embeddings.
+        labels: (n,) int or (n, c) multi-hot; two items are relevant to each other if they share a class.
+        protocol: what to compute.
+        tasks: which of :data:`TASKS`.
+        engine: ``auto``, ``numpy`` or ``torch``.
+        device: for the torch engine.
+        tile_bytes: working memory above the inputs.
+
+    Raises:
+        InvalidInput: shapes differ, or a value is not finite; the message names the row.
+    """
+    classes = check_labels(labels, None)
+    rows = {
+        "image": _check_embedding(images, "image embeddings"),
+        "text": _check_embedding(texts, "text embeddings"),
+    }
+    lengths = {
+        "image embeddings": len(rows["image"]),
+        "text embeddings": len(rows["text"]),
+        "labels": len(classes),
+    }
+    if len(set(lengths.values())) > 1:
+        raise InvalidInput(f"evaluate: expected equal numbers of rows, got {lengths}")
+    if rows["image"].shape[1] != rows["text"].shape[1]:
+        widths = (rows["image"].shape[1], rows["text"].shape[1])
+        raise InvalidInput(f"evaluate: expected embeddings of equal width, got {widths[0]} and {widths[1]}")
+    counter = choose_engine(engine, device)
+    everything = np.concatenate([rows["image"], rows["text"]])
+    found: dict[str, TaskScores] = {}
+    for task in tasks:
+        source, target = task.split("->")
+        queries, own = rows[source], None
+        gallery, gallery_labels = everything, np.concatenate([classes, classes])
+        if target != "all":
+            gallery, gallery_labels = rows[target], classes
+        elif protocol.exclude_query:
+            own = np.arange(len(queries)) + (len(queries) if source == "text" else 0)
+        found[task] = _score(counter, queries, gallery, classes, gallery_labels, own, protocol, tile_bytes)
+    return Scores(protocol, counter.name, found)
+
+
+def retrieve(
+    queries: NDArray[Any],
+    gallery: NDArray[Any],
+    query_labels: NDArray[Any],
+    gallery_labels: NDArray[Any],
+    protocol: Protocol = DEFAULT,
+    *,
+    engine: str = "auto",
+    device: str = "cpu",
+    tile_bytes: int = TILE_BYTES,
+) -> TaskScores:
+    """Score one retrieval task between any two sets of embeddings, (q, k) against (g, k)."""
+    left, right = check_labels(query_labels, None), check_labels(gallery_labels, None)
+    q, g = _check_embedding(queries, "queries"), _check_embedding(gallery, "gallery")
+    if q.shape[1] != g.shape[1] or left.shape[1:] != right.shape[1:]:
+        raise InvalidInput(
+            f"retrieve: queries {q.shape} and gallery {g.shape}, or their labels, do not fit together"
+        )
+    if len(q) != len(left) or len(g) != len(right):
+        raise InvalidInput(
+            f"retrieve: {len(q)} queries, {len(left)} labels; {len(g)} items, {len(right)} labels"
+        )
+    return _score(choose_engine(engine, device), q, g, left, right, None, protocol, tile_bytes)
+
+
+def evaluator_digest() -> str:
+    """Digest of the evaluator's source: equal digests compute equal numbers."""
+    return source_digest(sorted(Path(__file__).parent.glob("*.py")))
+
+
+def _check_embedding(rows: object, name: str) -> NDArray[np.float64]:
+    array = np.asarray(rows)
+    if array.ndim != 2 or not array.shape[1] or array.dtype.kind not in "fiub":
+        raise InvalidInput(
+            f"{name}: expected real numbers (rows, dimensions), got {array.dtype} {array.shape}"
+        )
+    if not len(array):
+        raise InvalidInput(f"{name}: expected at least one row, got none")
+    array = array.astype(np.float64)
+    wrong = np.flatnonzero(~np.isfinite(array).all(axis=1))
+    if wrong.size:
+        raise InvalidInput(f"{name}: row {wrong[0]} has values that are not finite")
+    return array
+
+
+def _score(
+    engine: Engine,
+    queries: NDArray[np.float64],
+    gallery: NDArray[np.float64],
+    query_labels: NDArray[Any],
+    gallery_labels: NDArray[Any],
+    excluded: NDArray[np.int64] | None,
+    protocol: Protocol,
+    tile_bytes: int,
+) -> TaskScores:
+    if protocol.similarity == "cosine":
+        queries, gallery = _unit(queries), _unit(gallery)
+    elif protocol.similarity == "l2":  # distances do not change, and the expansion loses no digits
+        centre = gallery.mean(axis=0)
+        queries, gallery = queries - centre, gallery - centre
+    n, size = len(queries), len(gallery) - (excluded is not None)
+    if size < 1:
+        raise InvalidInput("evaluate: a gallery without the query needs at least one more item")
+    longest = min(protocol.max_scope, size)
+    H = harmonic(len(gallery))
+    engine.load(gallery, gallery_labels)
+    block = max(1, tile_bytes // (_BYTES_PER_SCORE * len(gallery)))
+    average = np.empty(n)
+    chance = np.empty(n)
+    slopes = np.zeros(longest + 1)
+    for start in range(0, n, block):
+        rows = slice(start, min(start + block, n))
+        left_out = None if excluded is None else excluded[rows]
+        groups = engine.count(queries[rows], query_labels[rows], protocol.similarity, left_out)
+        average[rows], chance[rows] = _average_precision(groups, rows.stop - start, size, H, protocol)
+        slopes += hit_slopes(groups, longest)
+    answered = np.isfinite(average)
+    n_answered = int(answered.sum())
+    hits = np.cumsum(np.cumsum(slopes)[:-1])  # hits[K - 1]: among the first K
+    membership = query_labels if query_labels.ndim == 2 else None
+    per_class: dict[int, float] = {}
+    for label in range(query_labels.shape[1]) if membership is not None else np.unique(query_labels):
+        mine = answered & (membership[:, label] if membership is not None else query_labels == label)
+        if mine.any():
+            per_class[int(label)] = float(average[mine].mean())
+    return TaskScores(
+        mean_average_precision=float(average[answered].mean()) if n_answered else float("nan"),
+        average_precision=average,
+        chance=float(chance[answered].mean()) if n_answered else float("nan"),
+        precision=hits / (np.arange(1, longest + 1) * max(n_answered, 1)),
+        per_class=per_class,
+        n_queries=n,
+        n_unanswerable=n - n_answered,
+        gallery=size,
+    )
+
+
+def _average_precision(
+    groups: Groups, n: int, size: int, H: NDArray[np.float64], protocol: Protocol
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Average precision of each query, and what a random order of the gallery would give it."""
+    relevant = relevant_counts(groups, n)
+    divisor = relevant.astype(np.float64)
+    if protocol.cutoff is not None and protocol.denominator == "min":
+        divisor = np.minimum(divisor, protocol.cutoff)
+    divisor[relevant == 0] = np.nan
+    zeros = np.zeros(n, dtype=np.int64)
+    one_group = Groups(np.arange(n), zeros, zeros + size, zeros, relevant)
+    found = precision_sums(groups, n, H, protocol.cutoff)
+    by_chance = precision_sums(one_group, n, H, protocol.cutoff)
+    return found / divisor, by_chance / divisor
+
+
+def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rows of length 1; a zero row stays zero and so has similarity 0 to everything."""
+    largest = np.abs(rows).max(axis=1, keepdims=True)
+    rows = rows / np.where(largest > 0, largest, 1.0)  # squares of tiny or huge rows would leave the range
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.where(norms > 0, norms, 1.0))

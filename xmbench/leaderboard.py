@@ -1,0 +1,476 @@
+"""Tables from records: nothing is fitted here, and nothing but records is read."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xmbench._io import atomic_write, npz_bytes, read_npz
+from xmbench.data import PARTS
+from xmbench.errors import InvalidRecord, LeaderboardDrift, MissingData, XmbenchError
+from xmbench.evaluation import TASKS, evaluator_digest
+from xmbench.protocol import Protocol
+from xmbench.record import REPORTED_SCOPES, Record, Results, decode, encode, numerics_digest
+from xmbench.registry import Registry
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BIMODAL, ALLMODAL = TASKS[:2], TASKS[2:]
+SCORES = {
+    "image→text": "image->text",
+    "text→image": "text->image",
+    "average": "bimodal",
+    "image→all": "image->all",
+    "text→all": "text->all",
+    "average (all)": "allmodal",
+    **{f"P@{k}": f"p{k}" for k in REPORTED_SCOPES},
+}
+"""Column title -> column of :func:`frame`."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One leaderboard table, as plain cells.
+
+    Args:
+        heading: what the table is about.
+        columns: titles.
+        rows: cells, unescaped; ``bold`` marks the best of a column.
+        bold: (row, column) of the cells to stress.
+        footer: sentences below the table.
+    """
+
+    heading: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    bold: frozenset[tuple[int, int]]
+    footer: tuple[str, ...]
+
+
+def frame(records: Sequence[Record]) -> pd.DataFrame:
+    """One line per finished run: label, seeds, fit seconds, and one column per score (NaN where undefined)."""
+    import pandas as pd
+
+    lines = []
+    for record in records:
+        if record.status != "ok":
+            continue
+        line: dict[str, Any] = {
+            "label": record.method.label,
+            "seed": record.seed,
+            "split_seed": record.dataset.split_seed,
+            "fit": record.cost.fit_seconds if record.cost else np.nan,
+        }
+        for task in TASKS:
+            row = record.metrics[task]
+            line[task] = np.nan if row.mean_average_precision is None else row.mean_average_precision
+            line[f"chance/{task}"] = np.nan if row.chance is None else row.chance
+        line["bimodal"] = np.mean([line[task] for task in BIMODAL])
+        line["allmodal"] = np.mean([line[task] for task in ALLMODAL])
+        for k in REPORTED_SCOPES:
+            line[f"p{k}"] = np.mean([record.metrics[task].precision.get(str(k), np.nan) for task in BIMODAL])
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def group_key(record: Record) -> tuple[str, ...]:
+    """Records with equal keys may stand in one table."""
+    data = record.dataset
+    return (data.name, data.split, data.features, data.scaling, str(record.protocol["name"]))
+
+
+def tables(records: Iterable[Record], stale: Callable[[Record], bool] = lambda record: False) -> list[Table]:
+    """Tables of records, one for each dataset, split, features, scaling and protocol."""
+    groups: dict[tuple[str, ...], list[Record]] = {}
+    for record in records:
+        groups.setdefault(group_key(record), []).append(record)
+    return [_table(groups[key], stale) for key in sorted(groups, key=_group_order)]
+
+
+def _group_order(key: tuple[str, ...]) -> tuple[object, ...]:
+    return (key[0], key[4] != "default", *key[1:])
+
+
+def _table(records: list[Record], stale: Callable[[Record], bool]) -> Table:
+    first = records[0]
+    runs = frame(records)
+    by_label: dict[str, list[Record]] = {}
+    for record in records:
+        by_label.setdefault(record.method.label, []).append(record)
+    means, spreads = {}, {}
+    if len(runs):
+        grouped = runs.groupby("label")
+        numbers = [column for column in runs.columns if column not in ("label", "seed", "split_seed")]
+        means = grouped[numbers].mean().to_dict("index")
+        spreads = grouped[numbers].std(ddof=1).to_dict("index")
+    labels = sorted(by_label, key=lambda label: (-_or_last(means.get(label, {}).get("bimodal")), label))
+    notes: list[str] = []
+    rows, comparable = [], []
+    for label in labels:
+        mine = by_label[label]
+        finished = [record for record in mine if record.status == "ok"]
+        marks = []
+        if finished and any(stale(record) for record in finished):
+            marks.append("stale")
+        if any(record.method.transductive for record in mine):
+            marks.append("transductive")
+        if mine[0].method.departures:
+            text = f"{label}: {'; '.join(mine[0].method.departures)}."
+            notes.append(text)
+            marks.append(f"note {len(notes)}")
+        cells = [label + (f" ({', '.join(marks)})" if marks else "")]
+        for column in SCORES.values():
+            mean, spread = means.get(label, {}).get(column), spreads.get(label, {}).get(column)
+            cells.append(_score(mean, spread))
+        cells.append(_seconds(means.get(label, {}).get("fit")))
+        cells.append(str(len(finished)) if len(finished) == len(mine) else f"{len(finished)} of {len(mine)}")
+        rows.append(tuple(cells))
+        comparable.append(not {"stale", "transductive"} & set(marks))
+    bold = set()
+    for j, column in enumerate(SCORES.values(), start=1):
+        values = {
+            i: means[label][column] for i, label in enumerate(labels) if label in means and comparable[i]
+        }
+        values = {i: round(value, 3) for i, value in values.items() if value == value}
+        if values:
+            bold |= {(i, j) for i, value in values.items() if value == max(values.values())}
+    if len(runs):
+        chance = [_score(float(runs[f"chance/{task}"].mean()), None) for task in TASKS]
+        cells = ["chance level", *chance[:2], "", *chance[2:], ""]
+        for i, pair in ((3, BIMODAL), (6, ALLMODAL)):
+            cells[i] = _score(float(runs[[f"chance/{task}" for task in pair]].mean().mean()), None)
+        rows.append((*cells, *[""] * (len(SCORES) + 3 - len(cells))))
+    failures = [
+        f"{record.method.label}, seed {record.seed}: {record.status}: {record.reason}"
+        for record in records
+        if record.status != "ok"
+    ]
+    data = first.dataset
+    return Table(
+        heading=f"{data.title}, split {data.split}, features {data.features}, protocol {first.protocol['name']}",
+        columns=("method", *SCORES, "fit s", "runs"),
+        rows=tuple(rows),
+        bold=frozenset(bold),
+        footer=(
+            *_footer(records, runs),
+            *(f"Note {i}: {note}" for i, note in enumerate(notes, 1)),
+            *failures,
+        ),
+    )
+
+
+def _footer(records: list[Record], runs: pd.DataFrame) -> list[str]:
+    first = records[0]
+    protocol = Protocol(**first.protocol)
+    data = first.dataset
+    sizes = {tuple((part, record.dataset.sizes[part]) for part in PARTS) for record in records}
+    provenance = "; ".join(f"{key}: {_words(value)}" for key, value in sorted(data.provenance.items()))
+    prints = dict.fromkeys(
+        (record.dataset.split_seed, record.dataset.fingerprint) for record in sorted(records, key=_seed_order)
+    )
+    named = ", ".join(mark if seed is None else f"{mark} (split seed {seed})" for seed, mark in prints)
+    selected = "Parameters are each method's defaults, or those in brackets; nothing was tuned on these data."
+    lines = [
+        "Cells are means"
+        + (" ± standard deviation" if len(runs) and runs.groupby("label").size().max() > 1 else "")
+        + f" of mean average precision. {_axis(runs)} P@K is the mean over image→text and text→image.",
+        f"Protocol {protocol.describe()}.",
+        f"Split {data.split}: "
+        + " or ".join(", ".join(f"{n} {part}" for part, n in size) for size in sorted(sizes))
+        + ".",
+        f"Features {data.features} ({provenance}); scaling {data.scaling}, fitted on training rows.",
+        f"Data fingerprint: {named}.",
+        selected,
+    ]
+    if protocol.flags:
+        lines.append(f"Warning: this protocol has {', '.join(protocol.flags)}.")
+    costs = [record.cost for record in records if record.cost]
+    if costs:
+        used = sorted({f"{name} {version}" for cost in costs for name, version in cost.versions.items()})
+        where = sorted({f"{cost.device}, {cost.threads} thread{'s' * (cost.threads > 1)}" for cost in costs})
+        lines.append(
+            f"Computed with {', '.join(used)} on {' / '.join(where)}; fit seconds depend on the machine."
+        )
+    return lines
+
+
+def _seed_order(record: Record) -> tuple[int, int]:
+    return (-1 if record.dataset.split_seed is None else record.dataset.split_seed, record.seed)
+
+
+def _words(provenance: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in provenance.items())
+
+
+def _axis(runs: pd.DataFrame) -> str:
+    """What differs between the runs of a row, in words."""
+    if not len(runs):
+        return "No run has finished."
+    seeds, splits = sorted(set(runs["seed"])), sorted(set(runs["split_seed"].dropna()))
+    if len(seeds) > 1 and len(splits) > 1:
+        return f"Runs differ in split and method seed together: seeds {_ranges(seeds)}."
+    if len(splits) > 1:
+        return f"Runs differ in the split alone: split seeds {_ranges(splits)}, method seed {_ranges(seeds)}."
+    fixed = f"split seed {_ranges(splits)}" if splits else "a fixed split"
+    if len(seeds) > 1:
+        return f"Runs differ in the method's seed alone: seeds {_ranges(seeds)}, {fixed}."
+    return f"One run a row: seed {_ranges(seeds)}, {fixed}."
+
+
+def _ranges(values: Sequence[Any]) -> str:
+    """0, 1, 2, 5 -> "0-2, 5"."""
+    runs: list[list[int]] = []
+    for value in map(int, values):
+        if runs and value == runs[-1][-1] + 1:
+            runs[-1].append(value)
+        else:
+            runs.append([value])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def _or_last(value: float | None) -> float:
+    return -1.0 if value is None or value != value else value
+
+
+def _score(mean: float | None, spread: float | None) -> str:
+    if mean is None or mean != mean:
+        return "–"
+    return f"{mean:.3f}" if spread is None or spread != spread else f"{mean:.3f} ± {spread:.3f}"
+
+
+def _seconds(value: float | None) -> str:
+    return "–" if value is None or value != value else f"{value:.2g}" if value < 10 else f"{value:.0f}"
+
+
+# -- rendering --------------------------------------------------------------------------------------
+
+
+def clean(text: str) -> str:
+    """One line without control characters, so that no record can steer a terminal."""
+    return " ".join("".join(c if unicodedata.category(c)[0] != "C" else " " for c in text).split())
+
+
+def escape(text: str) -> str:
+    """Text that Markdown shows as it is: one line, no markup, no HTML, no cell border."""
+    return re.sub(r"([\\`*_\[\]<>|#~&])", r"\\\1", clean(text)).replace("\\<", "&lt;").replace("\\&", "&amp;")
+
+
+def to_text(table: Table) -> str:
+    """The table for a terminal."""
+    from tabulate import tabulate
+
+    rows = [[clean(cell) for cell in row] for row in table.rows]
+    body = tabulate(rows, headers=table.columns, tablefmt="simple", disable_numparse=True)
+    return "\n".join([clean(table.heading), "", body, "", *(clean(line) for line in table.footer)])
+
+
+def to_markdown(table: Table) -> str:
+    """The table as GitHub-flavoured Markdown."""
+    from tabulate import tabulate
+
+    rows = []
+    for i, row in enumerate(table.rows):
+        cells = [escape(cell) for cell in row]
+        rows.append([f"**{cell}**" if (i, j) in table.bold else cell for j, cell in enumerate(cells)])
+    columns = [escape(column) for column in table.columns]
+    body = tabulate(rows, headers=columns, tablefmt="pipe", disable_numparse=True)
+    footer = "\n".join(f"- {escape(line)}" for line in table.footer)
+    return f"## {escape(table.heading)}\n\n{body}\n\n{footer}\n"
+
+
+def page(
+    title: str, records: Sequence[Record], stale: Callable[[Record], bool] = lambda record: False
+) -> str:
+    """The leaderboard of one dataset."""
+    head = (
+        f"# Leaderboard: {escape(title)}\n\n"
+        "Made by `xmbench leaderboard` from the records beside it; edits are lost, and `--check` finds them.\n"
+    )
+    return "\n".join([head, *(to_markdown(table) for table in tables(records, stale))])
+
+
+# -- the committed folder -----------------------------------------------------------------------------
+
+
+def staleness(registry: Registry) -> Callable[[Record], bool]:
+    """Whether a record was made by other code than there is now.
+
+    A record whose method is not registered here cannot be told to be stale.
+    """
+    digests: dict[str, str | None] = {}
+
+    def source(name: str) -> str | None:
+        if name not in digests:
+            try:
+                digests[name] = registry.plugin("method", name).source_digest()[:16]
+            except XmbenchError:
+                digests[name] = None
+        return digests[name]
+
+    evaluator, numerics = evaluator_digest()[:16], numerics_digest()
+
+    def stale(record: Record) -> bool:
+        now = source(record.method.name)
+        return (record.evaluator, record.numerics) != (evaluator, numerics) or now not in (
+            None,
+            record.method.source,
+        )
+
+    return stale
+
+
+def read_board(folder: Path, dataset: str) -> list[Record]:
+    """The records committed for a dataset.
+
+    Raises:
+        MissingData: there are none.
+        InvalidRecord: a line is no record.
+    """
+    path = folder / f"{dataset}.jsonl"
+    if not path.is_file():
+        raise MissingData(f"{path.name} is not in {folder}; make it with: xmbench leaderboard")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [
+        decode(line, f"{path.name}, line {number}")
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
+
+
+def boards(folder: Path) -> list[str]:
+    """Names of the datasets that have a leaderboard in ``folder``."""
+    return sorted(
+        {path.stem for path in folder.glob("*.jsonl")} | {path.stem for path in folder.glob("*.md")}
+    )
+
+
+def write_boards(folder: Path, results: Results, registry: Registry, only: str | None = None) -> list[Path]:
+    """Merge the finished records of ``results`` into ``folder`` and write its pages.
+
+    A record replaces an older one of the same method, data, seeds and protocol. Failed ones are not
+    committed.
+
+    Returns:
+        The pages written.
+    """
+    incoming: dict[str, list[Record]] = {}
+    for record in results:
+        if record.status == "ok" and only in (None, record.dataset.name):
+            incoming.setdefault(record.dataset.name, []).append(record)
+    pages = []
+    for dataset in sorted(incoming.keys() | {name for name in boards(folder) if only in (None, name)}):
+        old = read_board(folder, dataset) if (folder / f"{dataset}.jsonl").is_file() else []
+        kept_path = folder / f"{dataset}.npz"
+        arrays = read_npz(kept_path) if kept_path.is_file() else {}
+        merged = {record.identity: record for record in old}
+        for record in _newest(incoming.get(dataset, []), staleness(registry)):
+            merged[record.identity] = record
+            for name, values in results.arrays(record.score_id).items():
+                kind, _, task = name.partition("/")
+                if kind == "average_precision":
+                    arrays[f"{record.score_id}/{task}"] = values.astype(np.float32)
+        records = sorted(merged.values(), key=lambda record: json.dumps(record.identity))
+        ids = {record.score_id for record in records}
+        arrays = {name: values for name, values in arrays.items() if name.partition("/")[0] in ids}
+        atomic_write(kept_path, npz_bytes(arrays))
+        atomic_write(folder / f"{dataset}.jsonl", b"".join(encode(record) + b"\n" for record in records))
+        path = folder / f"{dataset}.md"
+        text = page(records[0].dataset.title, records, staleness(registry))
+        atomic_write(path, text.encode())
+        pages.append(path)
+    return pages
+
+
+def _newest(records: list[Record], stale: Callable[[Record], bool]) -> list[Record]:
+    """Records ordered so that those made by the present code come last and win."""
+    return sorted(records, key=lambda record: (not stale(record), record.score_id))
+
+
+def check_boards(folder: Path, registry: Registry, only: str | None = None) -> list[str]:
+    """Compare each committed page with its records, and each record with its per-query AP.
+
+    Returns:
+        Names of the datasets that were checked.
+
+    Raises:
+        LeaderboardDrift: a page is not what its records give; the message shows the lines.
+        InvalidRecord: records or arrays cannot be read, or contradict each other.
+        MissingData: there is no leaderboard.
+    """
+    names = [name for name in boards(folder) if only in (None, name)]
+    if not names:
+        raise MissingData(f"no leaderboard {'' if only is None else only + ' '}in {folder}")
+    for name in names:
+        records = read_board(folder, name)
+        _check_arrays(folder / f"{name}.npz", records)
+        expected = page(records[0].dataset.title, records, staleness(registry)) if records else ""
+        path = folder / f"{name}.md"
+        found = path.read_text(encoding="utf-8") if path.is_file() else ""
+        if found != expected:
+            lines = difflib.unified_diff(
+                found.splitlines(), expected.splitlines(), "committed", "from records", n=0
+            )
+            shown = "\n".join(clean(line) for line in list(lines)[:20])
+            raise LeaderboardDrift(
+                f"{path.name} is not what its records give; run xmbench leaderboard to make it anew:\n{shown}"
+            )
+    return names
+
+
+def _check_arrays(path: Path, records: list[Record]) -> None:
+    try:
+        arrays = read_npz(path)
+    except (FileNotFoundError, ValueError) as error:
+        raise InvalidRecord(f"{path.name} cannot be read: {error}") from error
+    for record in records:
+        for task, row in record.metrics.items():
+            values = arrays.get(f"{record.score_id}/{task}")
+            if values is None:
+                raise InvalidRecord(
+                    f"{path.name} lacks {task} of {record.method.label}, record {record.score_id}"
+                )
+            mean = float(np.nanmean(values)) if np.isfinite(values).any() else None
+            if (mean is None) != (row.mean_average_precision is None) or (
+                mean is not None and abs(mean - (row.mean_average_precision or 0.0)) > 1e-6
+            ):
+                raise InvalidRecord(
+                    f"{record.method.label}, record {record.score_id}: {task} is {row.mean_average_precision} "
+                    f"in the record and {mean} by its per-query values"
+                )
+
+
+def compare(committed: Sequence[Record], rerun: Sequence[Record]) -> list[str]:
+    """Where a re-run's scores moved: more than 1e-6 for a closed form, more than .02 for a trained method.
+
+    Returns:
+        One sentence for each task that moved and each run that did not finish.
+    """
+    anew = {record.identity: record for record in rerun}
+    moved = []
+    for old in committed:
+        new = anew.get(old.identity)
+        if new is None or new.status != "ok":
+            reason = "was not run" if new is None else f"{new.status}: {new.reason}"
+            moved.append(f"{old.method.label}, seed {old.seed}: {reason}")
+            continue
+        tolerance = 0.02 if old.method.trained else 1e-6
+        for task, row in old.metrics.items():
+            found = new.metrics[task].mean_average_precision
+            before = row.mean_average_precision
+            if (found is None) != (before is None) or (
+                found is not None and before is not None and not abs(found - before) <= tolerance
+            ):
+                moved.append(
+                    f"{old.method.label}, seed {old.seed}: {task} moved from {before} to {found} "
+                    f"(allowed: {tolerance:g})"
+                )
+    return moved

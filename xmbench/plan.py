@@ -1,0 +1,328 @@
+"""Many runs: from what was asked for to a list of run specs, and from that to records.
+
+Records that exist are re-used; the rest run in processes of their own.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from xmbench.data import Corpus, Dataset, PairedData, prepare
+from xmbench.errors import PluginError, UsageError
+from xmbench.evaluation import evaluator_digest
+from xmbench.executor import Event, Job, execute
+from xmbench.features import Modality, default_scaling, extract, source, split_features
+from xmbench.method import Method
+from xmbench.protocol import DEFAULT, Protocol
+from xmbench.record import DatasetRow, MethodRow, Record, Results, numerics_digest, scrub
+from xmbench.registry import Plugin, Registry, parse_spec
+from xmbench.run import RunSpec, run_one, write_bundle
+
+PRELOAD = ("numpy", "scipy.linalg", "threadpoolctl", "msgspec", "xmbench.run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a user asks for.
+
+    Args:
+        methods: method specs, such as ``cca`` or ``cca[ridge=0.1]``.
+        dataset: name of the dataset.
+        features: ``IMAGE+TEXT``; None for the dataset's default.
+        scaling: ``IMAGE+TEXT``; None for what the features want.
+        split: name of a split; None for the dataset's default.
+        seeds: (random state of the method, split seed) of each repetition.
+        protocol: how to score.
+        settings: method name -> parameters that replace those of its specs.
+        transductive: whether methods may learn from the features of test rows, if they ask for them.
+        device: where to compute.
+        threads: threads of each run.
+    """
+
+    methods: Sequence[str]
+    dataset: str
+    features: str | None = None
+    scaling: str | None = None
+    split: str | None = None
+    seeds: Sequence[tuple[int, int]] = ((0, 0),)
+    protocol: Protocol = DEFAULT
+    settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    transductive: bool = False
+    device: str = "cpu"
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where files are.
+
+    Args:
+        data: the data directory.
+        cache: extracted features.
+        results: records and embeddings.
+    """
+
+    data: Path
+    cache: Path
+    results: Path
+
+
+@dataclass(frozen=True)
+class Reuse:
+    """Which existing records stand.
+
+    Args:
+        fresh: none does; everything is fitted anew.
+        retry_failed: failed ones do not.
+        keep_embeddings: whether test embeddings are kept for other protocols.
+    """
+
+    fresh: bool = False
+    retry_failed: bool = False
+    keep_embeddings: bool = True
+
+
+Progress = Callable[[str, "float | None"], None]
+
+
+def label_of(name: str, parameters: Mapping[str, object]) -> str:
+    """The canonical spec: ``cca``, ``cca[n_components=5,ridge=0.1]``."""
+    if not parameters:
+        return name
+    return f"{name}[{','.join(f'{key}={_text(value)}' for key, value in sorted(parameters.items()))}]"
+
+
+def _text(value: object) -> str:
+    words = {"True": "true", "False": "false", "None": "none"}
+    return words.get(str(value), str(value))
+
+
+@dataclass
+class _Choice:
+    """A method as asked for, resolved as far as that can be done without data."""
+
+    plugin: Plugin
+    label: str
+    method: Method | None
+    problem: str | None = None
+
+    def row(self, seed: int) -> MethodRow:
+        if self.method is None:
+            return MethodRow(
+                name=self.plugin.name,
+                label=self.label,
+                title=self.plugin.name,
+                params={},
+                source="unknown",
+                supervised=False,
+                transductive=False,
+                control=False,
+                trained=False,
+                departures=[],
+            )
+        info = self.method.info
+        params = self.method.get_params()
+        if "random_state" in params and "random_state" not in parse_spec(self.label)[1]:
+            params["random_state"] = seed
+        return MethodRow(
+            name=self.plugin.name,
+            label=self.label,
+            title=info.title,
+            params=params,
+            source=self.plugin.source_digest()[:16],
+            supervised=info.supervised,
+            transductive=self.method.transductive,
+            control=info.control,
+            trained=info.trained,
+            departures=list(info.departures),
+        )
+
+
+def choose(request: Request, registry: Registry) -> list[_Choice]:
+    """Resolve the methods of a request.
+
+    A method whose plugin is broken, or that wants test features without leave, stays in the list with its
+    problem; it becomes a failed row.
+
+    Raises:
+        UsageError: an unknown method, or an unknown or ill-typed parameter.
+    """
+    chosen: dict[str, _Choice] = {}
+    known = {parse_spec(spec)[0] for spec in request.methods}
+    for name in request.settings:
+        if name not in known:
+            raise UsageError(
+                f"--set {name}...: {name!r} is not among the methods of this run: {', '.join(known)}"
+            )
+    for spec in request.methods:
+        name, parameters = parse_spec(spec)
+        parameters |= request.settings.get(name, {})
+        plugin = registry.plugin("method", name)
+        label = label_of(name, parameters)
+        try:
+            method = plugin.load().resolve(parameters)
+        except PluginError as error:
+            chosen[label] = _Choice(plugin, label, None, str(error))
+            continue
+        problem = None
+        if method.transductive and not request.transductive:
+            problem = "is transductive (learns from features of test rows): allow it with --transductive"
+        chosen[label] = _Choice(plugin, label, method, problem)
+    return list(chosen.values())
+
+
+class Plan:
+    """The runs of a request, and how to do them.
+
+    Args:
+        request: what is asked for.
+        registry: where methods and datasets are to be had.
+        places: where files are.
+        progress: told of loading and feature extraction.
+    """
+
+    def __init__(self, request: Request, registry: Registry, places: Places, progress: Progress) -> None:
+        self.request, self.places, self.progress = request, places, progress
+        self.choices = choose(request, registry)
+        self.dataset: Dataset = registry.dataset(request.dataset)
+        self.features = request.features or self.dataset.features
+        self.image, self.text = split_features(self.features)
+        if request.scaling:
+            self.scaling = split_features(request.scaling, "scaling")
+        else:
+            self.scaling = (
+                default_scaling(self.dataset, "image", self.image),
+                default_scaling(self.dataset, "text", self.text),
+            )
+        self.wanted: tuple[tuple[Modality, str], ...] = (("image", self.image), ("text", self.text))
+        self.split = request.split or next(iter(self.dataset.splits))
+        self._corpus: Corpus | None = None
+        self._prepared: tuple[int, PairedData] | None = None
+
+    def data(self, split_seed: int) -> PairedData:
+        """The prepared data of one split seed; the last one is remembered."""
+        if self._prepared is None or self._prepared[0] != split_seed:
+            if self._corpus is None:
+                self.progress(f"reading {self.request.dataset}", None)
+                image, text = (source(self.dataset, modality, spec) for modality, spec in self.wanted)
+                self._corpus = self.dataset.load(self.places.data, image, text)
+            split = self.dataset.split(self._corpus, self.split, split_seed)
+            images, texts = (
+                extract(
+                    self.dataset,
+                    self._corpus,
+                    split,
+                    modality,
+                    spec,
+                    cache_dir=self.places.cache,
+                    progress=self.progress,
+                )
+                for modality, spec in self.wanted
+            )
+            self._prepared = (split_seed, prepare(self._corpus, split, images, texts, self.scaling))
+        return self._prepared[1]
+
+    def specs(self) -> Iterator[tuple[RunSpec, PairedData, str | None]]:
+        """Each run of the plan, its data, and why it cannot be done where that is known."""
+        for seed, split_seed in dict.fromkeys(self.request.seeds):
+            data = self.data(split_seed)
+            row = DatasetRow(
+                name=data.name,
+                title=self.dataset.card.title,
+                features=self.features,
+                scaling="+".join(self.scaling),
+                provenance={key: dict(value) for key, value in data.features.items()},
+                split=data.split,
+                split_seed=data.split_seed,
+                sizes=dict(data.sizes),
+                n_classes=len(data.class_names),
+                fingerprint=data.fingerprint,
+            )
+            for choice in self.choices:
+                yield (
+                    RunSpec(
+                        plugin=choice.plugin,
+                        method=choice.row(seed),
+                        dataset=row,
+                        class_names=data.class_names,
+                        protocol=self.request.protocol,
+                        seed=seed,
+                        numerics=numerics_digest(),
+                        evaluator=evaluator_digest()[:16],
+                        device=self.request.device,
+                        threads=self.request.threads,
+                    ),
+                    data,
+                    choice.problem,
+                )
+
+    def preload(self) -> list[str]:
+        """Modules that the runs' processes start with."""
+        wanted = {name for choice in self.choices if choice.method for name in choice.method.info.requires}
+        return [*PRELOAD, *sorted(wanted)]
+
+    def run(
+        self,
+        *,
+        n_jobs: int = 1,
+        timeout: float | None = None,
+        reuse: Reuse = Reuse(),
+        on_event: Callable[[RunSpec, Event], None] = lambda spec, event: None,
+    ) -> list[Record]:
+        """Do what is not done yet, and return the records of all runs, failed ones included.
+
+        Args:
+            n_jobs: runs at a time.
+            timeout: seconds after which a run is ended.
+            reuse: which existing records stand.
+            on_event: told of every run that is re-used, starts, gets on or ends.
+        """
+        results = Results(self.places.results)
+        records: dict[str, Record] = {}
+        order: list[RunSpec] = []
+
+        def settle(spec: RunSpec, record: Record, event: Event) -> None:
+            records[spec.score_id] = record
+            on_event(spec, event)
+
+        with tempfile.TemporaryDirectory(prefix="xmbench-") as scratch:
+
+            def jobs() -> Iterator[Job]:
+                for spec, data, problem in self.specs():
+                    order.append(spec)
+                    if problem is not None:
+                        record = spec.record(status="failed", reason=scrub(problem))
+                        settle(spec, record, Event("ended", spec, problem, None, "failed"))
+                        continue
+                    old = None if reuse.fresh else results.get(spec.score_id)
+                    if old is not None and (old.status == "ok" or not reuse.retry_failed):
+                        settle(spec, old, Event("ended", spec, "re-used", None, old.status))
+                        continue
+                    bundle = Path(scratch) / f"{spec.dataset.fingerprint}.npz"
+                    if not bundle.exists():
+                        write_bundle(bundle, data)
+                    arguments = (
+                        spec,
+                        bundle,
+                        self.places.results.resolve(),
+                        reuse.keep_embeddings,
+                        reuse.fresh,
+                    )
+                    yield Job(spec, run_one, arguments)
+
+            for event in execute(jobs(), n_jobs=n_jobs, timeout=timeout, preload=self.preload()):
+                spec = event.key
+                if event.kind != "ended":
+                    on_event(spec, event)
+                    continue
+                record = results.get(spec.score_id) if event.status == "ok" else None
+                if record is None:
+                    status = "failed" if event.status == "ok" else event.status
+                    reason = scrub(event.message) or "the run ended without a record"
+                    record = spec.record(status=status, reason=reason)
+                    results.put(record)
+                settle(spec, record, event)
+        return [records[spec.score_id] for spec in order]

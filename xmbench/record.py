@@ -1,0 +1,286 @@
+"""The record of a run: one immutable, self-describing JSON file, and the arrays that go with it.
+
+A table can be made from records alone, years later, without the code that ran them. A record holds no host
+name, user name or path.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+import xmbench
+from xmbench._io import atomic_write, npz_bytes, read_npz, source_digest
+from xmbench.errors import InvalidRecord
+from xmbench.evaluation import Scores
+
+SCHEMA = 1
+REPORTED_SCOPES = (1, 10, 50, 100)
+"""K at which precision stands in the record itself; the whole curve is in the arrays."""
+
+
+class MethodRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The method of a run, with resolved parameters."""
+
+    name: str
+    label: str
+    """The name as it was asked for, such as ``cca[ridge=0.1]``."""
+    title: str
+    params: dict[str, Any]
+    source: str
+    """Digest of the method's source."""
+    supervised: bool
+    transductive: bool
+    control: bool
+    trained: bool
+    departures: list[str]
+
+
+class DatasetRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The data of a run."""
+
+    name: str
+    title: str
+    features: str
+    """``IMAGE+TEXT``."""
+    scaling: str
+    """``IMAGE+TEXT``."""
+    provenance: dict[str, Any]
+    split: str
+    split_seed: int | None
+    sizes: dict[str, int]
+    n_classes: int
+    fingerprint: str
+
+
+class TaskRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Scores of one task; None where no query had a relevant item."""
+
+    mean_average_precision: float | None
+    chance: float | None
+    precision: dict[str, float]
+    """K -> mean precision among the first K, for the K of ``REPORTED_SCOPES`` that the gallery allows."""
+    per_class: dict[str, float]
+    n_queries: int
+    n_unanswerable: int
+    gallery: int
+
+
+class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a fit took, and on what."""
+
+    fit_seconds: float
+    encode_seconds: float
+    peak_memory_bytes: int | None
+    """Growth of the process's memory over its start; None where the system does not tell."""
+    n_parameters: int
+    device: str
+    threads: int
+    versions: dict[str, str]
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One run under one protocol.
+
+    ``fit_id`` names what was fitted (method source, numerics, parameters, data, seeds, selection rule),
+    ``score_id`` what was scored (the fit, the protocol, the evaluator). Equal ids are equal numbers.
+    """
+
+    schema: Literal[1] = 1
+    fit_id: str
+    score_id: str
+    status: Literal["ok", "failed", "timeout", "killed"]
+    reason: str | None = None
+    """Why a run is not ok."""
+    method: MethodRow
+    dataset: DatasetRow
+    protocol: dict[str, Any]
+    seed: int
+    metrics: dict[str, TaskRow] = {}
+    evaluate_seconds: float | None = None
+    cost: Cost | None = None
+    engine: str | None = None
+    numerics: str
+    evaluator: str
+    git: dict[str, Any] | None = None
+    xmbench: str = xmbench.__version__
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What a run is a run *of*; a newer record of the same identity replaces an older one."""
+        data = self.dataset
+        variant = (data.name, data.features, data.scaling, data.split, data.split_seed)
+        return (self.method.label, *variant, self.seed, self.protocol["name"])
+
+
+def encode(record: Record) -> bytes:
+    """The record as one line of JSON with sorted keys."""
+    return msgspec.json.encode(record, order="sorted")
+
+
+def decode(data: bytes | str, where: str) -> Record:
+    """Read a record strictly.
+
+    Raises:
+        InvalidRecord: not JSON, a field missing, unknown or of the wrong type, or another schema version.
+    """
+    try:
+        return msgspec.json.decode(data, type=Record)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRecord(f"{where}: {error}") from error
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of :class:`Record`."""
+    return msgspec.json.schema(Record)
+
+
+def task_rows(scores: Scores, class_names: tuple[str, ...]) -> dict[str, TaskRow]:
+    """The part of scores that stands in the record."""
+    return {
+        name: TaskRow(
+            mean_average_precision=_number(task.mean_average_precision),
+            chance=_number(task.chance),
+            precision={
+                str(k): float(task.precision[k - 1]) for k in REPORTED_SCOPES if k <= len(task.precision)
+            },
+            per_class={class_names[label]: value for label, value in task.per_class.items()},
+            n_queries=task.n_queries,
+            n_unanswerable=task.n_unanswerable,
+            gallery=task.gallery,
+        )
+        for name, task in scores.tasks.items()
+    }
+
+
+def score_arrays(scores: Scores) -> dict[str, NDArray[Any]]:
+    """The part of scores that stands beside the record: per-query AP, and precision at every K."""
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, task in scores.tasks.items():
+        arrays[f"average_precision/{name}"] = task.average_precision
+        arrays[f"precision/{name}"] = task.precision
+        arrays[f"scopes/{name}"] = np.arange(1, len(task.precision) + 1)
+    return arrays
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def scrub(text: str) -> str:
+    """A message without the folders of this machine, cut to a sensible length."""
+    text = re.sub(
+        r"(?<![\w.:/])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\:'\"<>|]+)*[/\\](?=[^\s/\\:'\"<>|]+)", "", text
+    )
+    return text if len(text) <= 2000 else text[:2000] + " ..."
+
+
+class Results:
+    """A folder of records and embeddings. Whatever is in it was written whole.
+
+    Args:
+        folder: made when something is first written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def record_path(self, score_id: str) -> Path:
+        """Where the record of ``score_id`` is, or would be."""
+        return self.folder / "records" / f"{score_id}.json"
+
+    def embeddings_path(self, fit_id: str) -> Path:
+        """Where the test embeddings of ``fit_id`` are, or would be."""
+        return self.folder / "embeddings" / f"{fit_id}.npz"
+
+    def get(self, score_id: str) -> Record | None:
+        """The record of ``score_id``, or None.
+
+        Raises:
+            InvalidRecord: the file does not hold that record.
+        """
+        path = self.record_path(score_id)
+        if not path.is_file():
+            return None
+        record = decode(path.read_bytes(), f"{path.name} (delete it, or use --fresh)")
+        if record.score_id != score_id:
+            raise InvalidRecord(
+                f"{path.name} holds the record of {record.score_id}; delete it, or use --fresh"
+            )
+        return record
+
+    def put(self, record: Record, arrays: dict[str, NDArray[Any]] | None = None) -> None:
+        """Write arrays first and the record last: a record that can be read is complete."""
+        path = self.record_path(record.score_id)
+        if arrays is not None:
+            atomic_write(path.with_suffix(".npz"), npz_bytes(arrays))
+        atomic_write(path, encode(record) + b"\n")
+
+    def arrays(self, score_id: str) -> dict[str, NDArray[Any]]:
+        """Per-query AP and curves of ``score_id``; raises InvalidRecord."""
+        path = self.record_path(score_id).with_suffix(".npz")
+        try:
+            return read_npz(path)
+        except (FileNotFoundError, ValueError) as error:
+            raise InvalidRecord(f"the arrays of record {score_id} cannot be read: {error}") from error
+
+    def __iter__(self) -> Iterator[Record]:
+        """All records, by file name."""
+        for path in sorted((self.folder / "records").glob("*.json")):
+            yield decode(path.read_bytes(), path.name)
+
+
+@cache
+def numerics_digest() -> str:
+    """Digest of the source of the numerical code that methods share."""
+    folder = Path(__file__).parent
+    names = ("linalg", "scaling", "nn", "training")
+    return source_digest(path for name in names if (path := folder / f"{name}.py").is_file())[:16]
+
+
+@cache
+def git_state() -> dict[str, Any] | None:
+    """Commit and cleanliness of the checkout that xmbench runs from; None when it is installed."""
+    package = Path(__file__).resolve().parent
+    if not (package.parent / ".git").exists():
+        return None
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(package.parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of xmbench, and of the numerical libraries that this process has loaded."""
+    found = {"python": ".".join(map(str, sys.version_info[:3])), "xmbench": xmbench.__version__}
+    for name in ("numpy", "scipy", "sklearn", "torch", "gensim"):
+        if name in sys.modules:
+            found[name] = str(sys.modules[name].__version__)
+    return found
+
+
+def pack_header(header: dict[str, Any]) -> NDArray[np.uint8]:
+    """JSON as bytes, to lie among arrays."""
+    return np.frombuffer(json.dumps(header, sort_keys=True).encode(), dtype=np.uint8)
+
+
+def unpack_header(array: NDArray[np.uint8]) -> dict[str, Any]:
+    """What :func:`pack_header` packed."""
+    header: dict[str, Any] = json.loads(array.tobytes())
+    return header

@@ -1,0 +1,329 @@
+"""Plugins by name, found without importing any of them.
+
+A method or dataset is registered by lying in ``methods/`` or ``datasets/`` (the file name is its name), by
+an entry point of the group ``xmbench.methods`` or ``xmbench.datasets``, or by ``--plugin path.py``. A
+built-in module ends in ``METHOD = Class`` or ``DATASET = Class``, and so does a plugin file; an entry point
+names the class itself (``package.module:Class``) or such a module.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from xmbench._io import digest, imported_siblings, source_digest
+from xmbench.errors import InvalidParameter, MissingData, PluginError, UnknownName, UsageError
+
+if TYPE_CHECKING:
+    from xmbench.data import Dataset
+    from xmbench.method import Method
+
+Kind = Literal["method", "dataset"]
+
+PAPER = (
+    "cca",
+    "kcca",
+    "cfa",
+    "jrl",
+    "lgcfl",
+    "corr_ae",
+    "dcca",
+    "cmdn",
+    "deep_sm",
+    "ccl",
+    "cm_gans",
+    "acmr",
+)
+"""The twelve methods that ``--methods paper`` stands for; those not built yet are not listed."""
+
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """Where a method or dataset is to be had.
+
+    Args:
+        kind: ``method`` or ``dataset``.
+        name: the name it is registered under.
+        origin: who brings it, in words.
+        module: module to import, or None for a plugin file.
+        attribute: the class in that module.
+        path: its source file, where known without importing.
+        package: "name version" of the distribution that brings it, for third parties.
+        problem: why it cannot be used, where that is known without importing.
+    """
+
+    kind: Kind
+    name: str
+    origin: str
+    module: str | None
+    attribute: str
+    path: Path | None = None
+    package: str | None = None
+    problem: str | None = None
+
+    def load(self) -> type[Any]:
+        """Import the plugin and return its class.
+
+        Raises:
+            PluginError: the import failed, or what came is no method or dataset; the message has the reason.
+        """
+        if self.problem:
+            raise PluginError(f"{self.kind} {self.name!r} ({self.origin}): {self.problem}")
+        try:
+            module = import_module(self.module) if self.module else _import_file(cast(Path, self.path))
+            found = getattr(module, self.attribute)
+        except (Exception, SystemExit) as error:  # a plugin may raise anything while it is imported
+            reason = f"{type(error).__name__}: {error}"
+            raise PluginError(
+                f"{self.kind} {self.name!r} ({self.origin}) cannot be imported: {reason}"
+            ) from error
+        base = _base(self.kind)
+        if not (isinstance(found, type) and issubclass(found, base)):
+            raise PluginError(
+                f"{self.kind} {self.name!r} ({self.origin}): {self.attribute} is not a subclass of "
+                f"xmbench.{base.__name__}"
+            )
+        return found
+
+    def source_digest(self) -> str:
+        """Digest of the plugin's source and of the sibling modules it imports; comments do not count."""
+        path = self.path
+        if path is None and self.module is not None:
+            from importlib.util import find_spec
+
+            spec = find_spec(self.module)
+            path = Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+        if path is None:
+            return digest([self.package, self.module])
+        code = source_digest(imported_siblings(path))
+        return digest([self.package, code]) if self.package else code
+
+
+class Registry:
+    """The plugins of this installation, and of the files given.
+
+    Args:
+        plugin_files: Python files that define METHOD or DATASET (or both).
+
+    Raises:
+        UsageError: a plugin file is missing or defines neither.
+    """
+
+    def __init__(self, plugin_files: Iterable[str | Path] = ()) -> None:
+        self.methods: dict[str, Plugin] = {}
+        self.datasets: dict[str, Plugin] = {}
+        given = [plugin for path in plugin_files for plugin in _from_file(Path(path))]
+        for plugin in [*_built_in(), *_from_entry_points(), *given]:
+            self._add(plugin)
+
+    def _add(self, plugin: Plugin) -> None:
+        known = self.methods if plugin.kind == "method" else self.datasets
+        if plugin.name in known:
+            other = known[plugin.name]
+            if plugin.path is not None and other.path == plugin.path:
+                return
+            problem = f"the name {plugin.name!r} is taken by {other.origin}; register it under another name"
+            number = 2
+            while f"{plugin.name}#{number}" in known:
+                number += 1
+            known[f"{plugin.name}#{number}"] = Plugin(**{**vars(plugin), "problem": problem})
+        else:
+            known[plugin.name] = plugin
+
+    def method(self, name: str) -> type[Method]:
+        """The class of method ``name``.
+
+        Raises:
+            UnknownName: there is none; close names are in the message.
+            PluginError: it cannot be imported.
+        """
+        return self.plugin("method", name).load()
+
+    def dataset(self, name: str) -> Dataset:
+        """An instance of dataset ``name``; raises as :meth:`method` does."""
+        return cast("Dataset", self.plugin("dataset", name).load()())
+
+    def plugin(self, kind: Kind, name: str) -> Plugin:
+        """The plugin ``name``, not imported; raises UnknownName."""
+        known = self.methods if kind == "method" else self.datasets
+        if name not in known:
+            raise UnknownName(kind, name, known)
+        return known[name]
+
+    def expand(self, methods: str) -> list[str]:
+        """Method specs of a ``--methods`` value: ``all``, ``paper``, or specs separated by commas.
+
+        >>> Registry().expand("cca,cca[ridge=0.1]")
+        ['cca', 'cca[ridge=0.1]']
+        """
+        specs: list[str] = []
+        for item in split_specs(methods):
+            if item == "all":
+                specs += sorted(self.methods)
+            elif item == "paper":
+                specs += [name for name in PAPER if name in self.methods]
+            else:
+                specs.append(item)
+        if not specs:
+            raise UsageError("no method given; try --methods all")
+        return list(dict.fromkeys(specs))
+
+
+def split_specs(text: str) -> list[str]:
+    """Split at commas outside brackets: ``"a,b[x=1,y=2]"`` -> ``["a", "b[x=1,y=2]"]``."""
+    return [item.strip() for item in re.split(r",(?![^\[]*\])", text) if item.strip()]
+
+
+def parse_spec(spec: str) -> tuple[str, dict[str, object]]:
+    """Name and parameters of ``name[parameter=value,...]``.
+
+    >>> parse_spec("cca[ridge=0.1,n_components=5]")
+    ('cca', {'ridge': 0.1, 'n_components': 5})
+
+    Raises:
+        InvalidParameter: the text is not of that form.
+    """
+    match = re.fullmatch(r"([^\[\]]+)(?:\[(.*)\])?", spec.strip(), flags=re.DOTALL)
+    if not match:
+        raise InvalidParameter(f"cannot read {spec!r}; expected name or name[parameter=value,...]")
+    parameters: dict[str, object] = {}
+    for item in (match[2] or "").split(",") if match[2] else ():
+        key, equals, value = item.partition("=")
+        if not equals or not key.strip():
+            raise InvalidParameter(f"cannot read {item!r} in {spec!r}; expected parameter=value")
+        parameters[key.strip()] = parse_value(value)
+    return match[1].strip(), parameters
+
+
+def parse_value(text: str) -> object:
+    """A parameter's value: a number, true, false, none, or else the text itself."""
+    text = text.strip()
+    if text.lower() in ("none", "null"):
+        return None
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, int | float) else text
+
+
+@cache
+def _here(folder: str) -> list[Path]:
+    return sorted(path for path in (Path(__file__).parent / folder).glob("*.py") if NAME.fullmatch(path.stem))
+
+
+def _built_in() -> list[Plugin]:
+    kinds: Sequence[tuple[Kind, str, str]] = (
+        ("method", "methods", "METHOD"),
+        ("dataset", "datasets", "DATASET"),
+    )
+    return [
+        Plugin(kind, path.stem, "built-in", f"xmbench.{folder}.{path.stem}", attribute, path)
+        for kind, folder, attribute in kinds
+        for path in _here(folder)
+    ]
+
+
+def _from_entry_points() -> list[Plugin]:
+    from importlib.metadata import entry_points
+
+    found = []
+    kinds: Sequence[tuple[Kind, str, str]] = (
+        ("method", "xmbench.methods", "METHOD"),
+        ("dataset", "xmbench.datasets", "DATASET"),
+    )
+    for kind, group, attribute in kinds:
+        for entry in sorted(entry_points(group=group), key=lambda entry: (entry.name, entry.value)):
+            package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else None
+            name_problem = None if NAME.fullmatch(entry.name) else f"a name must match {NAME.pattern}"
+            found.append(
+                Plugin(
+                    kind,
+                    entry.name,
+                    f"package {package}" if package else "an entry point",
+                    entry.module,
+                    entry.attr or attribute,
+                    package=package,
+                    problem=name_problem,
+                )
+            )
+    return found
+
+
+def _from_file(path: Path) -> list[Plugin]:
+    if not path.is_file():
+        raise MissingData(f"plugin file {path} does not exist")
+    if not NAME.fullmatch(path.stem):
+        raise UsageError(
+            f"plugin file {path.name}: its name becomes the plugin's and must match {NAME.pattern}.py"
+        )
+    try:
+        defined = _assigned(path)
+    except SyntaxError as error:
+        problem = f"SyntaxError: {error.msg} (line {error.lineno})"
+        return [
+            Plugin("method", path.stem, f"file {path.name}", None, "METHOD", path.resolve(), problem=problem)
+        ]
+    plugins: list[Plugin] = []
+    for kind, attribute in cast(Sequence[tuple[Kind, str]], (("method", "METHOD"), ("dataset", "DATASET"))):
+        if attribute in defined:
+            plugins.append(Plugin(kind, path.stem, f"file {path.name}", None, attribute, path.resolve()))
+    if not plugins:
+        raise UsageError(
+            f"plugin file {path.name}: expected a line METHOD = YourClass or DATASET = YourClass"
+        )
+    return plugins
+
+
+def _assigned(path: Path) -> set[str]:
+    """Names assigned or imported at the top level of a file, read without running it."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_bytes()).body:
+        if isinstance(node, ast.Assign):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.add(node.target.id)
+        elif isinstance(node, ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+    return names
+
+
+def _import_file(path: Path) -> object:
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    name = f"xmbench_plugin_{path.stem}_{digest(str(path))[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"{path.name} cannot be loaded as a Python module")
+    module = module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _base(kind: Kind) -> type[Any]:
+    if kind == "method":
+        from xmbench.method import Method
+
+        return Method
+    from xmbench.data import Dataset
+
+    return Dataset

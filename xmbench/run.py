@@ -1,0 +1,282 @@
+"""One run, from prepared data to a record. Nothing here knows of other runs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from xmbench._io import atomic_write, npz_bytes, read_npz, short_id
+from xmbench.data import PairedData, Pairs, Ragged
+from xmbench.evaluation import evaluate
+from xmbench.method import FitContext, Method
+from xmbench.protocol import Protocol
+from xmbench.record import (
+    Cost,
+    DatasetRow,
+    MethodRow,
+    Record,
+    Results,
+    git_state,
+    pack_header,
+    score_arrays,
+    task_rows,
+    unpack_header,
+    versions,
+)
+from xmbench.registry import Plugin
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything that decides the numbers of one run, and where to compute them.
+
+    Args:
+        plugin: where the method is to be had.
+        method: the method's row of the record, parameters resolved.
+        dataset: the data's row of the record.
+        class_names: names of the classes, for per-class scores.
+        protocol: how to score.
+        seed: random state of the method.
+        numerics: digest of the shared numerical source.
+        evaluator: digest of the evaluator's source.
+        device: where to compute.
+        threads: threads that the run may use.
+    """
+
+    plugin: Plugin
+    method: MethodRow
+    dataset: DatasetRow
+    class_names: tuple[str, ...]
+    protocol: Protocol
+    seed: int
+    numerics: str
+    evaluator: str
+    device: str = "cpu"
+    threads: int = 1
+
+    @property
+    def fit_id(self) -> str:
+        """Hash of all that can change the fitted model, and of nothing else."""
+        return short_id(
+            {
+                "method": self.method.source,
+                "numerics": self.numerics,
+                "params": self.method.params,
+                "data": self.dataset.fingerprint,
+                "split_seed": self.dataset.split_seed,
+                "seed": self.seed,
+                "selection": self.protocol.selection,
+            }
+        )
+
+    @property
+    def score_id(self) -> str:
+        """Hash of the fit, the label it goes by, the protocol and the evaluator."""
+        protocol = {"name": self.protocol.name, **self.protocol.identity()}
+        return short_id([self.fit_id, self.method.label, protocol, self.evaluator])
+
+    def record(self, **fields: Any) -> Record:
+        """A record of this run with ``fields`` filled in."""
+        return Record(
+            fit_id=self.fit_id,
+            score_id=self.score_id,
+            method=self.method,
+            dataset=self.dataset,
+            protocol=self.protocol.to_dict(),
+            seed=self.seed,
+            numerics=self.numerics,
+            evaluator=self.evaluator,
+            git=git_state(),
+            **fields,
+        )
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Test embeddings of a fit, with what the fit cost."""
+
+    images: NDArray[Any]
+    texts: NDArray[Any]
+    cost: Cost
+
+
+def run_one(
+    spec: RunSpec,
+    bundle: Path,
+    folder: Path,
+    keep: bool,
+    fresh: bool,
+    deadline: float | None,
+    progress: Callable[[str, float | None], None],
+) -> None:
+    """Fit, encode, score and write the record of ``spec``; kept embeddings of the same fit are scored anew.
+
+    Args:
+        spec: the run.
+        bundle: file of :func:`write_bundle`.
+        folder: the results folder.
+        keep: whether to keep the test embeddings.
+        fresh: whether to fit even if embeddings of the same fit are kept.
+        deadline: monotonic time at which the run will be ended.
+        progress: told what happens.
+    """
+    results = Results(folder)
+    _limit_threads(spec.threads)
+    path = results.embeddings_path(spec.fit_id)
+    embeddings = None if fresh else read_embeddings(path)
+    if embeddings is None:
+        embeddings = _fit_and_encode(spec, bundle, deadline, progress)
+        if keep:
+            write_embeddings(path, embeddings)
+    progress("scoring", None)
+    labels = read_bundle(bundle, "test").labels
+    start = time.perf_counter()
+    scores = evaluate(embeddings.images, embeddings.texts, labels, spec.protocol, device=spec.device)
+    seconds = time.perf_counter() - start
+    record = spec.record(
+        status="ok",
+        metrics=task_rows(scores, spec.class_names),
+        evaluate_seconds=seconds,
+        cost=embeddings.cost,
+        engine=scores.engine,
+    )
+    results.put(record, score_arrays(scores))
+
+
+def _fit_and_encode(
+    spec: RunSpec, bundle: Path, deadline: float | None, progress: Callable[[str, float | None], None]
+) -> Embeddings:
+    train = read_bundle(bundle, "train")
+    validation = read_bundle(bundle, "validation") if spec.dataset.sizes.get("validation") else None
+    method = spec.plugin.load().resolve(spec.method.params)
+
+    def validation_score(fitted: Method) -> float:
+        assert validation is not None
+        images, texts = fitted.encode_image(validation.images), fitted.encode_text(validation.texts)
+        tasks = ("image->text", "text->image")
+        return evaluate(images, texts, validation.labels, spec.protocol, tasks=tasks, device=spec.device).main
+
+    context = FitContext(
+        validation_score=validation_score if validation is not None else None,
+        device=spec.device,
+        threads=spec.threads,
+        deadline=deadline,
+        progress=progress,
+    )
+    if method.transductive:  # its label is marked in every table; plan.py has seen to the explicit option
+        test = read_bundle(bundle, "test")
+        context = replace(context, unlabelled_images=test.images, unlabelled_texts=test.texts)
+    before = _memory()
+    progress("fitting", None)
+    start = time.perf_counter()
+    method.fit(train, validation, context=context)
+    fitted = time.perf_counter()
+    progress("encoding", None)
+    test = read_bundle(bundle, "test")
+    began = time.perf_counter()
+    images, texts = method.encode_image(test.images), method.encode_text(test.texts)
+    encoded = time.perf_counter()
+    peak = _peak_memory()
+    cost = Cost(
+        fit_seconds=fitted - start,
+        encode_seconds=encoded - began,
+        peak_memory_bytes=None if before is None or peak is None else max(0, peak - before),
+        n_parameters=method.n_parameters,
+        device=spec.device,
+        threads=spec.threads,
+        versions=versions(),
+    )
+    return Embeddings(images, texts, cost)
+
+
+def write_embeddings(path: Path, embeddings: Embeddings) -> None:
+    """Keep test embeddings as one ``.npz``."""
+    header = pack_header(msgspec.to_builtins(embeddings.cost))
+    atomic_write(path, npz_bytes({"images": embeddings.images, "texts": embeddings.texts, "cost": header}))
+
+
+def read_embeddings(path: Path) -> Embeddings | None:
+    """Kept test embeddings; None if there are none, or the file is damaged and has to be made again."""
+    try:
+        arrays = read_npz(path)
+        cost = msgspec.convert(unpack_header(arrays["cost"]), Cost)
+        return Embeddings(arrays["images"], arrays["texts"], cost)
+    except (FileNotFoundError, ValueError, KeyError, msgspec.ValidationError):
+        return None
+
+
+def write_bundle(path: Path, data: PairedData) -> None:
+    """Put prepared data into one uncompressed ``.npz``, from which a run reads what it may see."""
+    arrays: dict[str, NDArray[Any]] = {}
+    for part in ("train", "validation", "test"):
+        pairs: Pairs | None = getattr(data, part)
+        if pairs is None:
+            continue
+        arrays |= {
+            f"{part}/images": pairs.images,
+            f"{part}/texts": pairs.texts,
+            f"{part}/labels": pairs.labels,
+        }
+        arrays[f"{part}/ids"] = pack_header({"ids": pairs.ids, "n_classes": pairs.n_classes})
+        for name in ("image_parts", "text_parts"):
+            if (ragged := getattr(pairs, name)) is not None:
+                arrays |= {f"{part}/{name}/values": ragged.values, f"{part}/{name}/offsets": ragged.offsets}
+    with path.open("wb") as stream:
+        np.savez(stream, allow_pickle=False, **arrays)
+
+
+def read_bundle(path: Path, part: str) -> Pairs:
+    """The pairs of one part of a bundle; other parts are not read."""
+    with np.load(path, allow_pickle=False) as arrays:
+        header = unpack_header(arrays[f"{part}/ids"])
+        ragged = {
+            name: Ragged(arrays[f"{part}/{name}/values"], arrays[f"{part}/{name}/offsets"])
+            for name in ("image_parts", "text_parts")
+            if f"{part}/{name}/values" in arrays
+        }
+        return Pairs(
+            images=arrays[f"{part}/images"],
+            texts=arrays[f"{part}/texts"],
+            labels=arrays[f"{part}/labels"],
+            ids=tuple(header["ids"]),
+            n_classes=header["n_classes"],
+            image_parts=ragged.get("image_parts"),
+            text_parts=ragged.get("text_parts"),
+        )
+
+
+def _limit_threads(threads: int) -> None:
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(threads)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+
+
+def _memory() -> int | None:
+    """Memory of this process now, in bytes; None where /proc does not tell."""
+    return _proc("VmRSS:")
+
+
+def _peak_memory() -> int | None:
+    """Largest memory of this process since it began, in bytes."""
+    return _proc("VmHWM:")
+
+
+def _proc(field: str) -> int | None:
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    return None
