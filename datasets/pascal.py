@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+
 from xmbench._io import digest, files_digest
 from xmbench.data import Corpus, Dataset, DatasetCard, Split, draw
 from xmbench.errors import CorruptData, Unsupported

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+
 from xmbench._io import files_digest
 from xmbench.data import Corpus, Dataset, DatasetCard, Split, draw
 from xmbench.errors import CorruptData, Unsupported

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+
 from xmbench.data import Pairs
 from xmbench.linalg import RANK_TOLERANCE, choose_components, leading_singular
 from xmbench.method import FitContext, Method, MethodInfo

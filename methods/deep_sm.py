@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+
 from xmbench.data import Pairs
 from xmbench.errors import InvalidParameter, RunError
 from xmbench.linalg import whiten

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from xmbench.data import Pairs
 from xmbench.method import FitContext, Method, MethodInfo
 

@@ -69,7 +69,8 @@ def check_labels(labels: object, n_classes: int | None, name: str = "labels") ->
         wrong = np.flatnonzero((array < 0) | (array >= n_classes)) if n_classes else np.flatnonzero(array < 0)
         if wrong.size:
             raise InvalidInput(
-                f"{name}: row {wrong[0]} has label {array[wrong[0]]}, outside 0..{n_classes}-1"
+                f"{name}: row {wrong[0]} has label {array[wrong[0]]}, expected 0.."
+                + (f"{n_classes - 1}" if n_classes else ".")
             )
         return array.astype(np.int64)
     if array.ndim == 2:

@@ -178,7 +178,10 @@ def _footer(records: list[Record], runs: pd.DataFrame) -> list[str]:
         (record.dataset.split_seed, record.dataset.fingerprint) for record in sorted(records, key=_seed_order)
     )
     named = ", ".join(mark if seed is None else f"{mark} (split seed {seed})" for seed, mark in prints)
-    selected = "Parameters are each method's defaults, or those in brackets; nothing was tuned on these data."
+    selected = (
+        "Parameters are each method's defaults, or those in brackets. Defaults were chosen by validation scores "
+        "over several splits; validation rows of one split are test rows of another."
+    )
     lines = [
         "Cells are means"
         + (" ± standard deviation" if len(runs) and runs.groupby("label").size().max() > 1 else "")

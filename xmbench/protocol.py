@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from xmbench.errors import InvalidParameter, UnknownName
 
@@ -41,6 +41,19 @@ class Protocol:
     max_scope: int = 1000
 
     def __post_init__(self) -> None:
+        for field, annotation in get_type_hints(type(self)).items():
+            value, allowed = getattr(self, field), get_args(annotation)
+            if get_origin(annotation) is Literal:
+                valid = value in allowed
+            else:
+                valid = type(value) in (allowed or (annotation,))  # exact: True is no cut-off
+            if not valid:
+                expected = ", ".join(
+                    getattr(kind, "__name__", str(kind)) for kind in allowed or (annotation,)
+                )
+                raise InvalidParameter(
+                    f"protocol {self.name!r}: {field} must be of {expected}; got {value!r}"
+                )
         if self.cutoff is not None and self.cutoff < 1:
             raise InvalidParameter(f"protocol {self.name!r}: cutoff must be at least 1, got {self.cutoff}")
         if self.max_scope < 1:

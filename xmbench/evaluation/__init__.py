@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from xmbench._io import source_digest
 from xmbench.data import check_labels
-from xmbench.errors import InvalidInput
+from xmbench.errors import InvalidInput, InvalidParameter, UnknownName
 from xmbench.evaluation.counts import Engine, Groups, choose_engine
 from xmbench.evaluation.metrics import harmonic, hit_slopes, precision_sums, relevant_counts
 from xmbench.protocol import DEFAULT, Protocol
@@ -23,7 +23,7 @@ TASKS = ("image->text", "text->image", "image->all", "text->all")
 TILE_BYTES = 100 * 2**20
 """Working memory of a tile of scores, above the inputs."""
 
-_BYTES_PER_SCORE = 48  # float64 and float32 scores, order, sorted keys, relevance, running counts
+_BYTES_PER_SCORE = 160  # measured peak, when every item is relevant; a tenth of it is the usual
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Scores:
 
     @property
     def main(self) -> float:
-        """The protocol's main metric: the mean of image->text and text->image MAP."""
+        """The protocol's main metric, of the two bi-modal tasks: the mean of their MAP."""
         return 0.5 * sum(self.tasks[task].mean_average_precision for task in TASKS[:2])
 
 
@@ -92,6 +92,9 @@ def evaluate(
     Raises:
         InvalidInput: shapes differ, or a value is not finite; the message names the row.
     """
+    for task in tasks:
+        if task not in TASKS:
+            raise UnknownName("task", task, TASKS)
     classes = check_labels(labels, None)
     rows = {
         "image": _check_embedding(images, "image embeddings"),
@@ -177,14 +180,10 @@ def _score(
     protocol: Protocol,
     tile_bytes: int,
 ) -> TaskScores:
-    if protocol.similarity == "cosine":
-        queries, gallery = _unit(queries), _unit(gallery)
-    elif protocol.similarity == "l2":  # distances do not change, and the expansion loses no digits
-        centre = gallery.mean(axis=0)
-        queries, gallery = queries - centre, gallery - centre
+    queries, gallery = _comparable(queries, gallery, protocol.similarity)
+    if tile_bytes < 1:
+        raise InvalidParameter(f"tile_bytes must be at least 1, got {tile_bytes}")
     n, size = len(queries), len(gallery) - (excluded is not None)
-    if size < 1:
-        raise InvalidInput("evaluate: a gallery without the query needs at least one more item")
     longest = min(protocol.max_scope, size)
     H = harmonic(len(gallery))
     engine.load(gallery, gallery_labels)
@@ -211,7 +210,7 @@ def _score(
         mean_average_precision=float(average[answered].mean()) if n_answered else float("nan"),
         average_precision=average,
         chance=float(chance[answered].mean()) if n_answered else float("nan"),
-        precision=hits / (np.arange(1, longest + 1) * max(n_answered, 1)),
+        precision=hits / (np.arange(1, longest + 1) * (n_answered or np.nan)),
         per_class=per_class,
         n_queries=n,
         n_unanswerable=n - n_answered,
@@ -233,6 +232,30 @@ def _average_precision(
     found = precision_sums(groups, n, H, protocol.cutoff)
     by_chance = precision_sums(one_group, n, H, protocol.cutoff)
     return found / divisor, by_chance / divisor
+
+
+def _comparable(
+    queries: NDArray[np.float64], gallery: NDArray[np.float64], similarity: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The same rankings from numbers near 1, so that no score overflows or vanishes.
+
+    cosine: unit rows. inner: a factor for each query and one for the gallery, none of which moves an item.
+    l2: one factor for everything, then the gallery's mean goes to the origin; distances keep their order and
+    their expansion loses no digits.
+    """
+    if similarity == "cosine":
+        return _unit(queries), _unit(gallery)
+    if similarity == "inner":
+        return np.ldexp(queries, -_exponent(queries, 1)), np.ldexp(gallery, -_exponent(gallery, None))
+    shift = -np.maximum(_exponent(queries, None), _exponent(gallery, None))
+    queries, gallery = np.ldexp(queries, shift), np.ldexp(gallery, shift)
+    centre = gallery.mean(axis=0)
+    return queries - centre, gallery - centre
+
+
+def _exponent(rows: NDArray[np.float64], axis: int | None) -> NDArray[np.int32]:
+    """e, such that the largest value is 2^e times 0.5..1 (scaling by 2^-e is free of rounding); 0 for zeros."""
+    return np.asarray(np.frexp(np.abs(rows).max(axis=axis, keepdims=True))[1])
 
 
 def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:

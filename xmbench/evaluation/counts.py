@@ -53,6 +53,16 @@ class Engine(Protocol):
         """Tie groups of ``queries`` (q, d); ``excluded`` names a gallery row to leave out for each query."""
 
 
+def _guard(scale: Any) -> Any:
+    """What to add to float64 scores and take off again to round them to multiples of ``scale`` / 2^36.
+
+    Scores that are equal in exact arithmetic differ by the order of summation, about scale / 2^52; rounded
+    they are tied, also near 0, where float32 would keep the difference. The scale is that of a query's
+    scores: 1, or for l2 its squared length (a distance much longer than that has lost no digits).
+    """
+    return 1.5 * 2.0**16 * scale
+
+
 class NumpyEngine:
     """The engine for the CPU."""
 
@@ -77,6 +87,9 @@ class NumpyEngine:
             scores *= 2
             scores -= np.einsum("ij,ij->i", queries, queries)[:, None]
             scores -= self.squares
+        guard = _guard(np.einsum("ij,ij->i", queries, queries)[:, None] if similarity == "l2" else 1.0)
+        scores += guard
+        scores -= guard
         return count_groups(scores, self._relevant(labels), excluded)
 
     def _relevant(self, labels: NDArray[Any]) -> NDArray[np.bool_]:
@@ -91,44 +104,38 @@ def count_groups(
     """Tie groups of a matrix of scores.
 
     Args:
-        scores: (q, g), higher is nearer. Rounded to float32, so that scores that differ only by the order
-            of summation are tied.
-        relevant: (q, g).
+        scores: (q, g) float64, higher is nearer; overwritten.
+        relevant: (q, g); overwritten where an item is left out.
         excluded: (q,) one gallery item to leave out for each query.
     """
-    keys = -scores.astype(np.float32)
+    keys = np.negative(scores, out=scores)
+    keys += 0.0  # -0.0 becomes 0.0
     if excluded is not None:
         rows = np.arange(len(keys))
         keys[rows, excluded] = np.inf
         relevant[rows, excluded] = False
-    keys += np.float32(0.0)  # -0.0 becomes 0.0
-    order = np.argsort(keys, axis=1)
-    keys = np.take_along_axis(keys, order, axis=1)
-    hits = np.take_along_axis(relevant, order, axis=1)
-    starts = np.ones(keys.shape, dtype=bool)
-    np.not_equal(keys[:, 1:], keys[:, :-1], out=starts[:, 1:])
-    seen = hits.cumsum(axis=1, dtype=np.int32)
+    wanted = np.split(keys[relevant], relevant.sum(axis=1).cumsum()[:-1])
+    keys.sort(axis=1)
+    found = [_groups_of_row(row, np.sort(mine)) for row, mine in zip(keys, wanted, strict=True)]
+    query = np.repeat(np.arange(len(keys)), [len(above) for above, *_ in found])
+    return Groups(query, *(np.concatenate(column) for column in zip(*found, strict=True)))
 
-    start = np.flatnonzero(starts)  # flat positions; a row begins a group of its own
-    end = np.append(start[1:], keys.size)
-    query, above = np.divmod(start, keys.shape[1])
-    flat = seen.ravel()
-    before = np.where(above > 0, flat[start - 1], 0).astype(np.int64)
-    relevant_tied = flat[end - 1] - before
-    kept = relevant_tied > 0
-    return Groups(
-        query=query[kept],
-        above=above[kept],
-        tied=(end - start)[kept],
-        relevant_above=before[kept],
-        relevant_tied=relevant_tied[kept],
-    )
+
+def _groups_of_row(keys: NDArray[np.float64], mine: NDArray[np.float64]) -> tuple[NDArray[np.int64], ...]:
+    """Above, tied, relevant above and relevant tied, from the sorted keys of all and of the relevant items."""
+    first = np.ones(len(mine), dtype=bool)
+    np.not_equal(mine[1:], mine[:-1], out=first[1:])
+    relevant_above = np.flatnonzero(first)
+    levels = mine[relevant_above]
+    above = keys.searchsorted(levels)
+    tied = keys.searchsorted(levels, side="right") - above
+    return above, tied, relevant_above, np.diff(relevant_above, append=len(mine))
 
 
 class TorchEngine:
     """The engine for a device that torch knows; runs on the CPU too.
 
-    Scores are computed in float64, where a device has it, and rounded to float32, as in the numpy engine:
+    Scores are computed in float64 and rounded as in the numpy engine:
     TF32 and autocast do not touch float64 products.
 
     Args:
@@ -145,9 +152,9 @@ class TorchEngine:
 
         try:
             self.device = torch.device(device)
-            torch.zeros(1, dtype=torch.float64, device=self.device)
+            torch.zeros(1, dtype=torch.float64, device=self.device).cpu()
         except (RuntimeError, AssertionError, TypeError) as error:
-            reason = str(error).splitlines()[0]
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise InvalidParameter(f"device {device!r} cannot be used: {reason}; try --device cpu") from error
 
     def load(self, gallery: NDArray[np.float64], labels: NDArray[Any]) -> None:
@@ -175,7 +182,8 @@ class TorchEngine:
         scores = block @ self.gallery.T
         if similarity == "l2":
             scores = 2 * scores - (block**2).sum(dim=1, keepdim=True) - self.squares
-        keys = scores.neg_().to(torch.float32)
+        guard = _guard((block**2).sum(dim=1, keepdim=True) if similarity == "l2" else 1.0)
+        keys = guard - (scores + guard)
         if labels.ndim == 1:
             relevant = self._put(labels)[:, None] == self.labels
         else:

@@ -1,0 +1,156 @@
+"""Whitening, leading singular directions, signs and dimensions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from xmbench.errors import InvalidParameter, Unsupported
+from xmbench.linalg import (
+    RANK_TOLERANCE,
+    align_signs,
+    choose_components,
+    leading_singular,
+    mean_scatter,
+    whiten,
+)
+
+
+def centred(n: int, d: int, seed: int = 0) -> np.ndarray:
+    rows = np.random.default_rng(seed).standard_normal((n, d))
+    return rows - rows.mean(axis=0)
+
+
+@pytest.mark.parametrize(("n", "d"), [(30, 6), (6, 30)])
+def test_whitened_rows_are_white_and_a_linear_map_of_the_rows(n, d):
+    rows = centred(n, d)
+    white, weights = whiten(rows, 0.0)
+    rank = min(n - 1, d)
+    assert white.shape == (n, rank)
+    assert weights.shape == (d, rank)
+    assert_allclose(white.T @ white, np.eye(rank), atol=1e-12)
+    assert_allclose(rows @ weights, white, atol=1e-12)
+
+
+def test_the_ridge_enters_the_scatter_of_the_weights():
+    rows = centred(30, 6)
+    white, weights = whiten(rows, 2.5)
+    assert_allclose(weights.T @ (rows.T @ rows + 2.5 * np.eye(6)) @ weights, np.eye(6), atol=1e-12)
+    assert_allclose(rows @ weights, white, atol=1e-12)
+
+
+def test_without_a_ridge_whitening_undoes_an_invertible_map_up_to_rotation():
+    rows = centred(40, 5)
+    mapped = rows @ np.random.default_rng(1).standard_normal((5, 5))
+    (one, _), (two, _) = whiten(rows, 0.0), whiten(mapped, 0.0)
+    assert_allclose(one @ one.T, two @ two.T, atol=1e-10)
+
+
+def test_directions_of_rounding_noise_are_cut():
+    """Rank 3 in 8 columns stored as float32: five singular values are noise near 1e-7 of the largest."""
+    rows = centred(50, 3) @ np.random.default_rng(2).standard_normal((3, 8))
+    rows = np.float32(rows).astype(np.float64)
+    rows -= rows.mean(axis=0)
+    white, weights = whiten(rows, 0.0)
+    assert white.shape[1] == 3
+    assert np.abs(weights).max() < 10
+
+
+@pytest.mark.parametrize(("size", "kept"), [(10 * RANK_TOLERANCE, 2), (0.1 * RANK_TOLERANCE, 1)])
+def test_the_rank_is_cut_at_the_stated_share_of_the_largest_singular_value(size, kept):
+    left, _ = np.linalg.qr(centred(20, 2))
+    assert whiten(left * [1.0, size], 0.0)[0].shape[1] == kept
+
+
+def test_rows_that_are_all_zero_have_no_direction():
+    white, weights = whiten(np.zeros((5, 3)), 0.0)
+    assert white.shape == (5, 0)
+    assert weights.shape == (3, 0)
+
+
+def test_the_mean_scatter_is_the_mean_diagonal_of_the_scatter():
+    rows = centred(20, 4)
+    assert mean_scatter(rows) == pytest.approx(np.diag(rows.T @ rows).mean())
+
+
+def test_signs_are_aligned_in_pairs():
+    rng = np.random.default_rng(3)
+    first, second = rng.standard_normal((6, 4)), rng.standard_normal((5, 4))
+    signs = np.array([1.0, -1.0, -1.0, 1.0])
+    one, two = align_signs(first, second), align_signs(first * signs, second * signs)
+    assert_array_equal(one[0], two[0])
+    assert_array_equal(one[1], two[1])
+    assert (one[0].max(axis=0) == np.abs(first).max(axis=0)).all()
+    assert_allclose(one[0] @ one[1].T, first @ second.T, atol=1e-14)
+
+
+@pytest.mark.parametrize("shape", [(9, 6), (6, 9), (120, 60), (60, 120)], ids=str)
+def test_leading_triplets_are_those_of_the_full_decomposition(shape):
+    """Small matrices take the full decomposition, large ones Lanczos; nothing else may show it."""
+    matrix = np.random.default_rng(4).standard_normal(shape)
+    left, values, right = leading_singular(matrix, 5)
+    assert left.shape == (shape[0], 5)
+    assert right.shape == (shape[1], 5)
+    assert_allclose(values, np.linalg.svd(matrix, compute_uv=False)[:5], rtol=1e-10)
+    assert_allclose(left.T @ left, np.eye(5), atol=1e-8)
+    assert_allclose(right.T @ right, np.eye(5), atol=1e-8)
+    assert_allclose(left.T @ matrix @ right, np.diag(values), atol=1e-7)
+    assert (left.max(axis=0) == np.abs(left).max(axis=0)).all()
+
+
+@pytest.mark.parametrize("shape", [(9, 6), (120, 60)], ids=str)
+def test_leading_triplets_are_the_same_each_time(shape):
+    matrix = np.random.default_rng(5).standard_normal(shape)
+    for one, two in zip(leading_singular(matrix, 3), leading_singular(matrix, 3), strict=True):
+        assert_array_equal(one, two)
+
+
+def test_lanczos_finds_repeated_singular_values():
+    rng = np.random.default_rng(6)
+    left, right = (np.linalg.qr(rng.standard_normal((d, 60)))[0] for d in (90, 70))
+    values = np.repeat([5.0, 4.0, 1.0], [3, 3, 54])
+    found = leading_singular(left * values @ right.T, 6)
+    assert_allclose(found[1], values[:6], rtol=1e-10)
+    assert_allclose(found[0].T @ found[0], np.eye(6), atol=1e-8)
+
+
+def test_lanczos_copes_with_a_rank_below_k():
+    rng = np.random.default_rng(7)
+    matrix = rng.standard_normal((90, 2)) @ rng.standard_normal((2, 70))
+    left, values, right = leading_singular(matrix, 5)
+    assert_allclose(values[2:], 0.0, atol=1e-6 * values[0])
+    assert_allclose((left[:, :2] * values[:2]) @ right[:, :2].T, matrix, atol=1e-8 * values[0])
+
+
+@pytest.mark.parametrize("side", [0, 1], ids=["columns", "rows"])
+def test_lanczos_does_not_start_in_the_null_space(side):
+    """The entries of each column (or row) sum to exactly zero, as after centring rows that sum to one."""
+    matrix = np.random.default_rng(8).integers(-9, 10, (30, 120)).astype(float)
+    matrix = np.vstack([matrix, -matrix])
+    matrix = matrix.T if side else matrix
+    _, values, _ = leading_singular(matrix, 4)
+    assert_allclose(values, np.linalg.svd(matrix, compute_uv=False)[:4], rtol=1e-8)
+
+
+@pytest.mark.parametrize("shape", [(9, 6), (120, 60)], ids=str)
+def test_a_zero_matrix_has_singular_values_of_zero(shape):
+    assert_array_equal(leading_singular(np.zeros(shape), 3)[1], np.zeros(3))
+
+
+def test_components_default_to_the_classes_as_far_as_the_rank_goes():
+    assert choose_components(None, 9, 10) == 9
+    assert choose_components(None, 9, 5) == 5
+    assert choose_components(7, 9, 5) == 7
+
+
+@pytest.mark.parametrize("wanted", [0, -3, 10])
+def test_components_lie_within_the_rank(wanted):
+    with pytest.raises(InvalidParameter, match=rf"expected 1\.\.9, .*, got {wanted}"):
+        choose_components(wanted, 9, 5)
+
+
+@pytest.mark.parametrize("wanted", [None, 1])
+def test_without_a_direction_there_is_nothing_to_choose(wanted):
+    with pytest.raises(Unsupported, match="all the same"):
+        choose_components(wanted, 0, 5)

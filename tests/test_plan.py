@@ -1,0 +1,272 @@
+"""Many runs: failures become rows, finished runs are re-used, and a kill in the middle loses nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from xmbench.errors import UnknownName, UsageError
+from xmbench.plan import Places, Plan, Request, Reuse, label_of
+from xmbench.record import Results
+from xmbench.registry import Registry
+
+HEAD = """
+import os, signal, subprocess, sys, time
+import numpy as np
+from xmbench import Method, MethodInfo
+
+class Odd(Method):
+    info = MethodInfo(title="Odd", paper="none", year=2026, supervised=False)
+
+    def _fit(self, train, validation, context):
+        {body}
+
+    def _encode_image(self, x):
+        return x[:, :8]
+
+    def _encode_text(self, x):
+        return x[:, :8]
+
+METHOD = Odd
+"""
+
+BODIES = {
+    "raises": "raise ValueError('wrong with /home/somebody/file.txt')",
+    "hangs": "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); time.sleep(60)",
+    "killed": "os.kill(os.getpid(), signal.SIGKILL)",
+    "noisy": "print('noise')",
+}
+
+
+@pytest.fixture
+def plugins(tmp_path):
+    """Plugin files that misbehave, by name."""
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    for name, body in BODIES.items():
+        (folder / f"{name}.py").write_text(HEAD.format(body=body))
+    (folder / "broken.py").write_text("METHOD = 1 / 0\n")
+    return {path.stem: path for path in folder.iterdir()}
+
+
+@pytest.fixture
+def places(tmp_path):
+    return Places(data=tmp_path / "nowhere", cache=tmp_path / "cache", results=tmp_path / "results")
+
+
+def plan(places, methods, plugins=(), **fields):
+    return Plan(
+        Request(methods=methods, dataset="emoji", **fields),
+        Registry(plugins),
+        places,
+        lambda message, fraction: None,
+    )
+
+
+def command(*arguments, cwd, **more):
+    """xmbench in a process of its own."""
+    env = {**os.environ, "XMBENCH_CACHE_DIR": str(cwd / "cache"), **more}
+    words = [sys.executable, "-m", "xmbench", *map(str, arguments)]
+    return subprocess.Popen(
+        words, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_each_failure_is_one_row_and_the_others_stand(tmp_path, plugins):
+    options = [word for name in BODIES for word in ("--plugin", plugins[name])]
+    names = ["raises", "hangs", "killed", "cfa", "noisy", "broken"]
+    process = command(
+        "run",
+        "-m",
+        ",".join(names),
+        *options,
+        "--plugin",
+        plugins["broken"],
+        "--timeout",
+        8,
+        "--json",
+        cwd=tmp_path,
+    )
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1, err
+    records = {record["method"]["label"]: record for record in json.loads(out)}
+    assert {name: record["status"] for name, record in records.items()} == {
+        "raises": "failed",
+        "hangs": "timeout",
+        "killed": "killed",
+        "cfa": "ok",
+        "noisy": "ok",
+        "broken": "failed",
+    }
+    assert records["raises"]["reason"] == "ValueError: wrong with file.txt"
+    assert "8 s" in records["hangs"]["reason"] and "SIGKILL" in records["killed"]["reason"]
+    assert "ZeroDivisionError" in records["broken"]["reason"]
+    assert "noise" in err and "noise" not in out
+
+    again = command("run", "-m", "raises,cfa", "--plugin", plugins["raises"], cwd=tmp_path)
+    out, err = again.communicate(timeout=60)
+    assert again.returncode == 1 and "re-used" in err and "ValueError" in out  # the failure is kept ...
+    plugins["raises"].write_text(HEAD.format(body="pass"))
+    mended = command("run", "-m", "raises,cfa", "--plugin", plugins["raises"], cwd=tmp_path)
+    mended.communicate(timeout=60)
+    assert mended.returncode == 0  # ... until its source changes
+
+
+def test_finished_runs_are_reused_and_fresh_ones_are_not(places, tmp_path):
+    seen = []
+    wanted = plan(places, ["random", "cfa"], seeds=[(0, 0), (1, 1)])
+    first = wanted.run(
+        on_event=lambda spec, event: seen.append((spec.method.label, event.kind, event.message))
+    )
+    assert [record.status for record in first] == ["ok"] * 4
+    assert [(record.method.label, record.seed) for record in first] == [
+        ("random", 0),
+        ("cfa", 0),
+        ("random", 1),
+        ("cfa", 1),
+    ]
+    files = {path: path.stat().st_mtime_ns for path in places.results.rglob("*.*")}
+    seen.clear()
+    second = plan(places, ["random", "cfa"], seeds=[(0, 0), (1, 1)]).run(
+        on_event=lambda spec, event: seen.append((event.kind, event.message))
+    )
+    assert second == first and seen == [("ended", "re-used")] * 4
+    assert files == {path: path.stat().st_mtime_ns for path in places.results.rglob("*.*")}
+    third = plan(places, ["cfa"]).run(reuse=Reuse(fresh=True))
+    assert third[0].metrics == first[1].metrics and third[0] != first[1]  # the same numbers, timed anew
+
+
+def test_failed_runs_are_retried_when_asked(places, tmp_path):
+    flag, path = tmp_path / "flag", tmp_path / "moody.py"
+    path.write_text(HEAD.format(body=f"assert os.path.exists({str(flag)!r}), 'no flag'"))
+    assert plan(places, ["moody"], [path]).run()[0].reason == "AssertionError: no flag"
+    flag.touch()
+    assert plan(places, ["moody"], [path]).run()[0].status == "failed"
+    assert plan(places, ["moody"], [path]).run(reuse=Reuse(retry_failed=True))[0].status == "ok"
+    assert plan(places, ["moody"], [path]).run()[0].status == "ok"
+
+
+def test_jobs_side_by_side_give_the_same_records(places, tmp_path):
+    one = plan(places, ["random", "cfa", "cfa[n_components=3]"], seeds=[(0, 0), (1, 1)]).run()
+    other = Places(data=places.data, cache=places.cache, results=tmp_path / "other")
+    two = plan(other, ["random", "cfa", "cfa[n_components=3]"], seeds=[(0, 0), (1, 1)]).run(n_jobs=3)
+    assert [(record.score_id, record.metrics) for record in one] == [
+        (record.score_id, record.metrics) for record in two
+    ]
+
+
+def test_killed_half_way_and_repeated_gives_the_same_table(tmp_path):
+    arguments = ["run", "-m", "random,cfa,cfa[n_components=3]", "--seeds", "0-2"]
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    process = command(*arguments, cwd=whole)
+    expected, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    process = command(*arguments, cwd=broken)
+    while len(list((broken / "results" / "records").glob("*.json"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = {record.score_id for record in Results(broken / "results")}  # whatever is there can be read
+    assert 2 <= len(done) < 9
+    process = command(*arguments, cwd=broken)
+    found, err = process.communicate(timeout=120)
+    assert process.returncode == 0 and err.count("re-used") == len(done)
+    assert _without_seconds(found) == _without_seconds(expected)
+
+
+def _without_seconds(table):
+    lines = table.splitlines()
+    edge = lines[2].index("fit s")
+    return [line[:edge] for line in lines[:10]] + lines[10:]
+
+
+def test_an_interrupt_ends_with_130_and_leaves_no_process(tmp_path, plugins):
+    process = command("run", "-m", "hangs", "--plugin", plugins["hangs"], cwd=tmp_path)
+    while "xmbench" in process.stderr.readline():  # "xmbench: ..." warnings, if any
+        pass
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and "goes on" in err and "Traceback" not in err
+
+
+def test_a_method_of_another_package_is_listed_and_runs(tmp_path):
+    site = tmp_path / "site"
+    info = site / "their_methods-2.1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-methods\nVersion: 2.1\n")
+    (info / "entry_points.txt").write_text("[xmbench.methods]\ntheirs = their_methods:Odd\n")
+    (site / "their_methods.py").write_text(HEAD.format(body="pass"))
+    listed = command("list", cwd=tmp_path, PYTHONPATH=str(site))
+    assert "theirs" in listed.communicate(timeout=60)[0]
+    process = command("run", "-m", "theirs,random", "--json", cwd=tmp_path, PYTHONPATH=str(site))
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert {record["method"]["name"] for record in json.loads(out)} == {"theirs", "random"}
+
+
+def test_transductive_methods_need_leave_and_are_marked(places, tmp_path):
+    path = tmp_path / "peeks.py"
+    source = HEAD.format(body="self.seen_ = context.unlabelled_images.copy()")
+    path.write_text(
+        source.replace(
+            "    def _fit", "    @property\n    def transductive(self):\n        return True\n\n    def _fit"
+        )
+    )
+    refused = plan(places, ["peeks", "random"], [path]).run()
+    assert [record.status for record in refused] == ["failed", "ok"]
+    assert "--transductive" in refused[0].reason
+    allowed = plan(places, ["peeks"], [path], transductive=True).run()
+    assert allowed[0].status == "ok" and allowed[0].method.transductive
+
+
+def test_settings_resolve_into_parameters_and_label(places):
+    wanted = plan(places, ["cca", "cca[preset=unregularised]"], settings={"cca": {"n_components": 3}})
+    specs = [spec for spec, _, _ in wanted.specs()]
+    assert [spec.method.label for spec in specs] == [
+        "cca[n_components=3]",
+        "cca[n_components=3,preset=unregularised]",
+    ]
+    assert specs[1].method.params == {"n_components": 3, "ridge": 0.0}
+    with pytest.raises(UnknownName, match="ridge"):
+        plan(places, ["cca"], settings={"cca": {"rigde": 1.0}})
+    with pytest.raises(UsageError, match="cfa"):
+        plan(places, ["cca"], settings={"cfa": {"n_components": 3}})
+
+
+def test_a_seed_reaches_random_state_unless_it_is_set(places):
+    wanted = plan(places, ["random", "random[random_state=7]"], seeds=[(3, 0)])
+    assert [spec.method.params["random_state"] for spec, _, _ in wanted.specs()] == [3, 7]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "label"),
+    [({}, "m"), ({"b": True, "a": None}, "m[a=none,b=true]"), ({"x": 0.1, "y": "text"}, "m[x=0.1,y=text]")],
+)
+def test_labels_can_be_parsed_back(parameters, label):
+    from xmbench.registry import parse_spec
+
+    assert label_of("m", parameters) == label
+    assert parse_spec(label) == ("m", parameters)
+
+
+def test_no_temporary_files_are_left(places, tmp_path, monkeypatch):
+    import tempfile
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    Path(tmp_path / "scratch").mkdir()
+    plan(places, ["random"]).run()
+    assert not list((tmp_path / "scratch").iterdir())
+    assert not [path for path in places.results.rglob("*") if path.name.endswith(".tmp")]
