@@ -53,7 +53,7 @@ class Cca(Method):
         self.ridge = ridge
 
     def _fit(self, train: Pairs, validation: Pairs | None, context: FitContext) -> None:
-        if self.ridge < 0:
+        if not 0 <= self.ridge < np.inf:
             raise InvalidParameter(f"Cca.ridge: expected at least 0, got {self.ridge}")
         X, T = train.images.astype(np.float64), train.texts.astype(np.float64)
         self.image_mean_, self.text_mean_ = X.mean(axis=0), T.mean(axis=0)

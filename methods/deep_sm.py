@@ -55,7 +55,7 @@ class DeepSm(Method):
         self.max_iter = max_iter
 
     def _fit(self, train: Pairs, validation: Pairs | None, context: FitContext) -> None:
-        if self.C <= 0:
+        if not 0 < self.C < np.inf:
             raise InvalidParameter(f"DeepSm.C: expected more than 0, got {self.C}")
         targets = train.one_hot()
         self.classes_ = np.flatnonzero(targets.any(axis=0))
@@ -81,7 +81,7 @@ class DeepSm(Method):
             context.check_deadline()
             V, bias = np.split(parameters.reshape(shape), [-1])
             value, slope = cross_entropy(Z @ V + bias, targets)
-            gradient = np.vstack([self.C * Z.T @ slope + shrink * V, self.C * slope.sum(axis=0)])
+            gradient = np.vstack([self.C * (Z.T @ slope) + shrink * V, self.C * slope.sum(axis=0)])
             return self.C * value + 0.5 * float((shrink * V**2).sum()), gradient.ravel()
 
         options = {
@@ -92,7 +92,7 @@ class DeepSm(Method):
         }
         start = np.zeros(shape).ravel()
         found: Any = minimize(loss, start, jac=True, method="L-BFGS-B", options=options)  # type: ignore[call-overload]
-        if found.nit >= self.max_iter:
+        if found.status == 1:  # out of iterations or of evaluations
             raise RunError(
                 f"Deep-SM did not converge in {self.max_iter} iterations; raise max_iter or lower C"
             )

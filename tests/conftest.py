@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+# One BLAS thread: on a busy machine more of them spin for many times the work. Set before numpy is imported.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import threading
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ ID_LENGTH = 16  # hexadecimal digits of an id: 64 bits
 def atomic_write(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` by rename, so that a reader sees the old file, the new file or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         with temporary.open("wb") as stream:
             stream.write(data)
@@ -56,11 +57,15 @@ def read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:
 
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            arrays = {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise
-    except (OSError, EOFError, KeyError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile, zlib and numpy's header parser each have errors of their own
         raise ValueError(f"{path.name} is not a readable .npz file: {error}") from error
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"{path.name} is not a readable .npz file: {name} is no array")
+    return arrays
 
 
 def canonical_json(value: object) -> bytes:
@@ -114,20 +119,19 @@ def _tree(node: object) -> object:
     if isinstance(node, ast.AST):
         fields: dict[str, object] = {"": type(node).__name__}
         for name, value in ast.iter_fields(node):
-            if name == "body" and isinstance(value, list) and value and _is_docstring(node, value[0]):
-                value = value[1:]
+            if isinstance(value, list):  # docstrings, those below an assignment included, do nothing
+                value = [item for item in value if not _is_bare_text(item)]
             if value is not None and value != []:
                 fields[name] = _tree(value)
         return fields
     if isinstance(node, list):
         return [_tree(item) for item in node]
-    return node if isinstance(node, str | int | bool) else repr(node)
+    return node if isinstance(node, str | int | bool) else {"": type(node).__name__, "repr": repr(node)}
 
 
-def _is_docstring(parent: ast.AST, statement: ast.AST) -> bool:
+def _is_bare_text(statement: object) -> bool:
     return (
-        isinstance(parent, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        and isinstance(statement, ast.Expr)
+        isinstance(statement, ast.Expr)
         and isinstance(statement.value, ast.Constant)
         and isinstance(statement.value.value, str)
     )

@@ -38,7 +38,10 @@ def check_matrix(matrix: object, name: str, *, width: int | None = None) -> NDAr
     """
     if hasattr(matrix, "toarray"):
         raise InvalidInput(f"{name}: expected a dense array, got a sparse matrix; pass matrix.toarray()")
-    array = np.asarray(matrix)
+    try:
+        array = np.asarray(matrix)
+    except ValueError as error:
+        raise InvalidInput(f"{name}: rows differ in length ({error})") from error
     if array.ndim != 2:
         raise InvalidInput(f"{name}: expected 2 dimensions (rows, features), got shape {array.shape}")
     if array.shape[1] == 0:
@@ -64,7 +67,10 @@ def check_labels(labels: object, n_classes: int | None, name: str = "labels") ->
     Raises:
         InvalidInput: any other shape or type, a label out of range, or a row without a class.
     """
-    array = np.asarray(labels)
+    try:
+        array = np.asarray(labels)
+    except ValueError as error:
+        raise InvalidInput(f"{name}: rows differ in length ({error})") from error
     if array.ndim == 1 and array.dtype.kind in "iu":
         wrong = np.flatnonzero((array < 0) | (array >= n_classes)) if n_classes else np.flatnonzero(array < 0)
         if wrong.size:
@@ -103,7 +109,12 @@ class Ragged:
         object.__setattr__(self, "values", check_matrix(self.values, "parts"))
         offsets = np.asarray(self.offsets)
         valid = offsets.ndim == 1 and offsets.size > 0 and offsets.dtype.kind in "iu"
-        if not valid or offsets[0] != 0 or offsets[-1] != len(self.values) or (np.diff(offsets) < 0).any():
+        if (
+            not valid
+            or offsets[0] != 0
+            or offsets[-1] != len(self.values)
+            or (offsets[1:] < offsets[:-1]).any()
+        ):
             raise InvalidInput(f"parts: offsets must rise from 0 to {len(self.values)}, the number of rows")
         object.__setattr__(self, "offsets", offsets.astype(np.int64))
 
@@ -211,7 +222,12 @@ class Split:
 
     def __post_init__(self) -> None:
         for part in PARTS:
-            object.__setattr__(self, part, np.sort(np.asarray(getattr(self, part), dtype=np.int64)))
+            rows = np.asarray(getattr(self, part))
+            if rows.ndim != 1 or (rows.size and (rows.dtype.kind not in "iu" or rows.min() < 0)):
+                raise InvalidInput(
+                    f"split {self.name!r}: {part} must be row numbers of at least 0, got {rows!r}"
+                )
+            object.__setattr__(self, part, np.sort(rows.astype(np.int64)))
         rows = np.concatenate([self.train, self.validation, self.test])
         if len(np.unique(rows)) < len(rows):
             raise InvalidInput(f"split {self.name!r}: a row stands in two of train, validation and test")
@@ -383,8 +399,11 @@ def draw(
         ``len(quotas) + 1`` arrays of rows.
     """
     unit = np.array([corpus.groups[row] if grouped else corpus.ids[row] for row in rows])
-    names, first, member = np.unique(unit, return_index=True, return_inverse=True)
-    labels = np.asarray(corpus.labels)[rows][first]  # a group's class is that of its first row
+    names, member = np.unique(unit, return_inverse=True)
+    classes = np.asarray(corpus.labels)[rows]
+    votes = np.zeros((len(names), int(classes.max()) + 1), dtype=np.int64)
+    np.add.at(votes, (member, classes), 1)
+    labels = votes.argmax(axis=1)  # a group's class is that of most of its rows, the first of several
     weights = np.bincount(member)
     order = sorted(range(len(names)), key=lambda i: hashlib.sha256(f"{seed}/{names[i]}".encode()).digest())
     by_class = {int(label): [i for i in order if labels[i] == label] for label in np.unique(labels)}
@@ -405,17 +424,21 @@ def _shares(sizes: Mapping[int, int], quotas: Sequence[float]) -> dict[int, list
     """Items that each class gives to each quota: proportional, largest remainder, ties to the first class."""
     total = sum(sizes.values())
     result: dict[int, list[int]] = {label: [] for label in sizes}
+    left = dict(sizes)
     for quota in quotas:
-        wanted = round(quota * total) if quota < 1 else int(quota)
-        if wanted > total:
-            raise InvalidInput(f"split: {wanted} rows wanted, {total} are there")
-        exact = {label: wanted * size / total for label, size in sizes.items()}
+        if not 0 <= quota < float("inf"):
+            raise InvalidInput(f"split: a quota must be a number of at least 0, got {quota}")
+        wanted, there = round(quota * total) if quota < 1 else int(quota), sum(left.values())
+        if wanted > there:
+            raise InvalidInput(f"split: {wanted} rows wanted, {there} are there")
+        exact = {label: wanted * size / max(there, 1) for label, size in left.items()}
         given = {label: int(value) for label, value in exact.items()}
         by_remainder = sorted(sizes, key=lambda label: (given[label] - exact[label], label))
         for label in by_remainder[: wanted - sum(given.values())]:
             given[label] += 1
         for label in sizes:
             result[label].append(given[label])
+            left[label] -= given[label]
     return result
 
 
@@ -478,6 +501,14 @@ def prepare(
     Raises:
         InvalidInput: a shape is wrong or a value is not finite; the message names the row and column.
     """
+    if not (image_parts is None and text_parts is None) and not parts_provenance:
+        raise InvalidInput("parts: a provenance is needed, or the fingerprint would not know of them")
+    for part in PARTS:
+        rows = getattr(split, part)
+        if len(rows) and rows[-1] >= len(corpus):
+            raise InvalidInput(
+                f"split {split.name!r}: {part} has row {rows[-1]}, the corpus {len(corpus)} rows"
+            )
     whole = Pairs(
         images=images.matrix,
         texts=texts.matrix,

@@ -64,10 +64,10 @@ def leading_singular(matrix: Matrix, k: int) -> tuple[Matrix, Matrix, Matrix]:
     from scipy.linalg import svd
 
     smallest = min(matrix.shape)
-    if smallest > 50 and k <= smallest // 4:
+    if smallest > 50 and k <= smallest // 4 and matrix.any():
         from scipy.sparse.linalg import svds
 
-        left, values, right = svds(matrix, k=k, v0=np.ones(smallest))
+        left, values, right = svds(matrix, k=k, v0=np.random.default_rng(0).standard_normal(smallest))
         order = np.argsort(-values, kind="stable")
         left, values, right = left[:, order], values[order], right[order]
     else:

@@ -165,11 +165,18 @@ class Method(ABC):
                 f"{self!r} is transductive: it learns from the features of the test rows. "
                 "Ask for that with --transductive; its rows are marked in every table"
             )
+        self._forget()
+        self.n_features_in_ = [train.images.shape[1], train.texts.shape[1]]  # lets _fit score itself
+        try:
+            self._fit(train, validation, context)
+        except BaseException:
+            self._forget()
+            raise
+        return self
+
+    def _forget(self) -> None:
         for name in [name for name in vars(self) if name.endswith("_")]:
             delattr(self, name)
-        self._fit(train, validation, context)
-        self.n_features_in_ = [train.images.shape[1], train.texts.shape[1]]
-        return self
 
     def encode_image(self, images: NDArray[Any]) -> NDArray[Any]:
         """Common-space rows (m, k) of image features (m, d_image).
@@ -234,7 +241,7 @@ class Method(ABC):
         for name, value in chosen.items():
             if name not in defaults:
                 raise UnknownName(f"parameter of {cls.__name__}", name, defaults)
-            _check_type(f"{cls.__name__}.{name}", value, cls._annotation(name))
+            chosen[name] = _checked(f"{cls.__name__}.{name}", value, cls._annotation(name))
         return cls(**chosen)
 
     @classmethod
@@ -266,13 +273,8 @@ class Method(ABC):
     def save(self, path: str | Path) -> None:
         """Store parameters and learned attributes as one ``.npz`` of arrays and JSON, without pickle."""
         arrays: dict[str, NDArray[Any]] = {}
-        state: dict[str, object] = {}
-        for name, value in vars(self).items():
-            if name.endswith("_"):
-                if _is_array(value):
-                    arrays[name] = value
-                else:
-                    state[name] = value
+        learned = {name: value for name, value in vars(self).items() if name.endswith("_")}
+        state = {name: _pack(value, name, arrays) for name, value in learned.items()}
         header = {"class": type(self).__name__, "params": self.get_params(), "state": state}
         arrays["header"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
         atomic_write(Path(path), npz_bytes(arrays))
@@ -292,16 +294,38 @@ class Method(ABC):
         if header["class"] != cls.__name__:
             raise InvalidInput(f"{Path(path).name} holds a {header['class']}, not a {cls.__name__}")
         method = cls(**header["params"])
-        vars(method).update(header["state"], **arrays)
+        vars(method).update({name: _unpack(value, arrays) for name, value in header["state"].items()})
         return method
+
+
+def _pack(value: object, name: str, arrays: dict[str, NDArray[Any]]) -> object:
+    """JSON for a learned attribute; its arrays are put into ``arrays`` and referred to by name."""
+    if isinstance(value, np.ndarray):
+        arrays[name] = value
+        return {"array": name}
+    if isinstance(value, list):
+        return [_pack(item, f"{name}.{i}", arrays) for i, item in enumerate(value)]
+    if isinstance(value, dict):
+        return {"items": {key: _pack(item, f"{name}.{key}", arrays) for key, item in value.items()}}
+    return value
+
+
+def _unpack(value: object, arrays: dict[str, NDArray[Any]]) -> object:
+    if isinstance(value, list):
+        return [_unpack(item, arrays) for item in value]
+    if isinstance(value, dict):
+        if "array" in value:
+            return arrays[value["array"]]
+        return {key: _unpack(item, arrays) for key, item in value["items"].items()}
+    return value
 
 
 def _is_array(value: object) -> bool:
     return isinstance(value, np.ndarray)
 
 
-def _check_type(name: str, value: object, annotation: object) -> None:
-    """Refuse a value that the parameter's annotation does not allow; int passes for float."""
+def _checked(name: str, value: object, annotation: object) -> object:
+    """The value, if the parameter's annotation allows it; an int for a float becomes one."""
     import types
     import typing
 
@@ -312,17 +336,17 @@ def _check_type(name: str, value: object, annotation: object) -> None:
     for kind in allowed:
         if kind is None or kind is type(None):
             if value is None:
-                return
+                return None
         elif typing.get_origin(kind) is Literal:
             if value in typing.get_args(kind):
-                return
+                return value
         elif kind is float:
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                return
+            if isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value):
+                return value if int in allowed and isinstance(value, int) else float(value)
         elif not isinstance(kind, type) or (
             isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
         ):
-            return
+            return value
     expected = " or ".join(
         "none" if kind in (None, type(None)) else kind.__name__ if isinstance(kind, type) else str(kind)
         for kind in allowed

@@ -116,7 +116,8 @@ class Registry:
         plugin_files: Python files that define METHOD or DATASET (or both).
 
     Raises:
-        UsageError: a plugin file is missing or defines neither.
+        MissingData: a plugin file does not exist.
+        UsageError: it defines neither.
     """
 
     def __init__(self, plugin_files: Iterable[str | Path] = ()) -> None:
@@ -193,7 +194,7 @@ def parse_spec(spec: str) -> tuple[str, dict[str, object]]:
     Raises:
         InvalidParameter: the text is not of that form.
     """
-    match = re.fullmatch(r"([^\[\]]+)(?:\[(.*)\])?", spec.strip(), flags=re.DOTALL)
+    match = re.fullmatch(r"([^\[\]]+)(?:\[([^\[\]]*)\])?", spec.strip(), flags=re.DOTALL)
     if not match:
         raise InvalidParameter(f"cannot read {spec!r}; expected name or name[parameter=value,...]")
     parameters: dict[str, object] = {}
@@ -201,6 +202,8 @@ def parse_spec(spec: str) -> tuple[str, dict[str, object]]:
         key, equals, value = item.partition("=")
         if not equals or not key.strip():
             raise InvalidParameter(f"cannot read {item!r} in {spec!r}; expected parameter=value")
+        if key.strip() in parameters:
+            raise InvalidParameter(f"cannot read {spec!r}; {key.strip()} is given twice")
         parameters[key.strip()] = parse_value(value)
     return match[1].strip(), parameters
 
@@ -216,7 +219,7 @@ def parse_value(text: str) -> object:
         value = json.loads(text)
     except ValueError:
         return text
-    return value if isinstance(value, int | float) else text
+    return value if isinstance(value, int | float) and abs(value) < float("inf") else text
 
 
 @cache
@@ -237,7 +240,7 @@ def _built_in() -> list[Plugin]:
 
 
 def _from_entry_points() -> list[Plugin]:
-    from importlib.metadata import entry_points
+    from importlib.metadata import EntryPoint, entry_points
 
     found = []
     kinds: Sequence[tuple[Kind, str, str]] = (
@@ -248,13 +251,16 @@ def _from_entry_points() -> list[Plugin]:
         for entry in sorted(entry_points(group=group), key=lambda entry: (entry.name, entry.value)):
             package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else None
             name_problem = None if NAME.fullmatch(entry.name) else f"a name must match {NAME.pattern}"
+            target = EntryPoint.pattern.match(entry.value)
+            if target is None:
+                name_problem = f"{entry.value!r} is no module or module:Class"
             found.append(
                 Plugin(
                     kind,
                     entry.name,
                     f"package {package}" if package else "an entry point",
-                    entry.module,
-                    entry.attr or attribute,
+                    entry.module if target else None,
+                    (entry.attr if target else None) or attribute,
                     package=package,
                     problem=name_problem,
                 )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xmbench.errors import UnknownName
+from xmbench.errors import InvalidInput, NotFittedError, UnknownName
 
 SCALINGS: dict[str, tuple[str, ...]] = {
     "none": (),
@@ -65,6 +65,15 @@ class Scaling:
                 continue
             if fit:
                 self._values[step] = _statistic(step, rows)
+            elif step not in self._values:
+                raise NotFittedError(
+                    f"scaling {self.name!r} has seen no training rows; call fit_transform first"
+                )
+            elif self._values[step].ndim and len(self._values[step]) != rows.shape[1]:
+                width = len(self._values[step])
+                raise InvalidInput(
+                    f"scaling {self.name!r}: expected {width} columns as in training, got {rows.shape[1]}"
+                )
             rows = rows - self._values[step] if step == "center" else rows / self._values[step]
         return rows.astype(np.float32)
 
