@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import io
 import json
 import os
 import threading
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +32,9 @@ def atomic_write(path: Path, data: bytes) -> None:
 
 def npz_bytes(arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
     """A compressed ``.npz`` whose bytes depend on the arrays alone (no time stamps, no pickles)."""
+    import io
+    import zipfile
+
     import numpy as np
 
     buffer = io.BytesIO()
@@ -96,11 +96,15 @@ def files_digest(root: Path, paths: Iterable[Path]) -> str:
 
 def source_digest(paths: Iterable[Path]) -> str:
     """Digest of what Python files *do*: comments, docstrings and layout do not count."""
+    import ast
+
     return digest([_tree(ast.parse(path.read_bytes())) for path in paths])
 
 
 def imported_siblings(path: Path) -> list[Path]:
     """``path`` and the helper modules beside it that it imports with ``from ._name import ...``."""
+    import ast
+
     found, queue = [path], [path]
     while queue:
         for node in ast.walk(ast.parse(queue.pop().read_bytes())):
@@ -116,6 +120,8 @@ def imported_siblings(path: Path) -> list[Path]:
 
 def _tree(node: object) -> object:
     """A syntax tree as JSON; empty fields are left out, since their set grows with Python's version."""
+    import ast
+
     if isinstance(node, ast.AST):
         fields: dict[str, object] = {"": type(node).__name__}
         for name, value in ast.iter_fields(node):
@@ -130,6 +136,8 @@ def _tree(node: object) -> object:
 
 
 def _is_bare_text(statement: object) -> bool:
+    import ast
+
     return (
         isinstance(statement, ast.Expr)
         and isinstance(statement.value, ast.Constant)

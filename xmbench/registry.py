@@ -8,7 +8,6 @@ names the class itself (``package.module:Class``) or such a module.
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 import sys
@@ -295,6 +294,8 @@ def _from_file(path: Path) -> list[Plugin]:
 
 def _assigned(path: Path) -> set[str]:
     """Names assigned or imported at the top level of a file, read without running it."""
+    import ast
+
     names: set[str] = set()
     for node in ast.parse(path.read_bytes()).body:
         if isinstance(node, ast.Assign):
