@@ -104,7 +104,7 @@ class Pascal(Dataset):
 
 def _sentences(path: Path) -> list[str]:
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
     except UnicodeDecodeError as error:
         raise CorruptData(f"pascal: {path.parent.name}/{path.name} is not UTF-8 text ({error})") from error
     if not lines:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from xmbench._io import files_digest
 from xmbench.data import Corpus, Dataset, DatasetCard, Split, draw
-from xmbench.errors import CorruptData, Unsupported
+from xmbench.errors import CorruptData, MissingData, Unsupported
 
 LISTS = {"train": "trainset_txt_img_cat.list", "test": "testset_txt_img_cat.list"}
 VALIDATION = 231
@@ -86,16 +86,23 @@ class Wikipedia(Dataset):
             raise Unsupported(
                 "wikipedia's images are not part of the archive that is read; image features: sift"
             )
+        if image != "sift" or text not in ("lda", "raw"):
+            raise Unsupported(f"wikipedia stores sift and lda, and raw texts; got {image!r} and {text!r}")
         root = self.folder(data_dir)
         entries = [(part, *line) for part, name in LISTS.items() for line in _list(root / name)]
         matrices = _features(root / "raw_features.mat")
-        images, topics = (np.vstack([matrices[f"{m}_tr"], matrices[f"{m}_te"]]) for m in "IT")
         sizes = tuple(sum(entry[0] == part for entry in entries) for part in LISTS)
-        if sizes != (len(matrices["I_tr"]), len(matrices["I_te"])) or len(topics) != len(images):
-            raise CorruptData(
-                f"wikipedia: the lists name {sizes} pairs, raw_features.mat holds other numbers of rows"
-            )
-        names = tuple((root / "categories.list").read_text(encoding="utf-8").split())
+        for modality in "IT":
+            rows = tuple(len(matrices[f"{modality}_{part}"]) for part in ("tr", "te"))
+            if rows != sizes:
+                raise CorruptData(
+                    f"wikipedia: the lists name {sizes} pairs, {modality}_tr and {modality}_te of "
+                    f"raw_features.mat have {rows} rows"
+                )
+        images, topics = (np.vstack([matrices[f"{m}_tr"], matrices[f"{m}_te"]]) for m in "IT")
+        names = tuple(line.strip() for line in _lines(root / "categories.list"))
+        if not entries:
+            raise CorruptData("wikipedia: the two lists name no pair")
         labels = np.array([int(entry[3]) - 1 for entry in entries])
         if labels.min() < 0 or labels.max() >= len(names):
             raise CorruptData(f"wikipedia: the lists use categories outside 1..{len(names)}")
@@ -122,29 +129,43 @@ class Wikipedia(Dataset):
         )
 
 
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise CorruptData(f"wikipedia: {path.name} is not UTF-8 ({error})") from error
+
+
 def _list(path: Path) -> list[tuple[str, str, str]]:
     """(text id, image id, category number) of each line."""
-    lines = [
-        tuple(line.split("\t")) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
-    ]
+    lines = [tuple(line.split("\t")) for line in _lines(path)]
     for number, line in enumerate(lines, start=1):
-        if len(line) != 3 or not line[2].strip().isdigit():
+        if len(line) != 3 or not line[2].strip().isdecimal():
             raise CorruptData(f"wikipedia: {path.name}, line {number}: expected text id, image id, category")
     return [(text.strip(), image.strip(), category.strip()) for text, image, category in lines]
 
 
 def _features(path: Path) -> dict[str, NDArray[np.float64]]:
     from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
 
     wanted = ("I_tr", "I_te", "T_tr", "T_te")
     try:
         found = loadmat(path, variable_names=wanted)
-    except (MatReadError, ValueError, TypeError, OSError, EOFError, NotImplementedError, IndexError) as error:
+    except Exception as error:  # on a damaged file scipy raises almost anything, zlib.error included
         raise CorruptData(f"wikipedia: {path.name} is not a readable MATLAB v5 file: {error}") from error
     missing = [name for name in wanted if name not in found]
     if missing:
         raise CorruptData(f"wikipedia: {path.name} lacks {', '.join(missing)}")
+    for name in wanted:
+        matrix = found[name]
+        if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or matrix.dtype.kind not in "fiu":
+            raise CorruptData(f"wikipedia: {name} in {path.name} is no dense matrix of numbers")
+    for modality in "IT":
+        widths = [found[f"{modality}_{part}"].shape[1] for part in ("tr", "te")]
+        if widths[0] != widths[1]:
+            raise CorruptData(
+                f"wikipedia: {modality}_tr and {modality}_te in {path.name} have {widths[0]} and {widths[1]} columns"
+            )
     return {name: found[name] for name in wanted}
 
 
@@ -153,12 +174,14 @@ def _body(path: Path) -> str:
     try:
         content = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise CorruptData(f"wikipedia: texts/{path.name} is missing") from error
+        raise MissingData(f"wikipedia: texts/{path.name} is missing") from error
     except UnicodeDecodeError as error:
         raise CorruptData(f"wikipedia: texts/{path.name} is not UTF-8 ({error})") from error
     match = re.search(r"<text>(.*)</text>", content, flags=re.DOTALL)
     if not match:
         raise CorruptData(f"wikipedia: texts/{path.name} has no <text> ... </text>")
+    if not match[1].strip():
+        raise CorruptData(f"wikipedia: texts/{path.name} holds no text")
     return html.unescape(match[1]).strip()
 
 

@@ -60,6 +60,7 @@ def make(
     method: dict | None = None,
     dataset: dict | None = None,
     protocol: str = "default",
+    score_id: str | None = None,
     **changes,
 ) -> Record:
     """A record; ``scores`` is the mean average precision of all tasks, or of each."""
@@ -126,8 +127,8 @@ def make(
     }
     record = Record(fit_id="", score_id="", **values)
     fit_id = short_id([list(record.identity), record.method.source, record.dataset.fingerprint])
-    score_id = changes.get("score_id", short_id([fit_id, record.evaluator, record.numerics]))
-    return msgspec.structs.replace(record, fit_id=fit_id, score_id=score_id)
+    derived = short_id([fit_id, record.evaluator, record.numerics])
+    return msgspec.structs.replace(record, fit_id=fit_id, score_id=score_id or derived)
 
 
 def failed(label: str = "cca", seed: int = 0, reason: str = "RunError: it diverged", **rest) -> Record:
@@ -815,7 +816,8 @@ def test_a_mean_that_is_gone_from_a_record_contradicts_its_queries(board):
 
 
 def test_another_number_changed_in_a_record_is_found_on_the_page(board):
-    edit(board / "toys.jsonl", '"precision":{"1":0.5', '"precision":{"1":0.6')
+    row = encode(three()[0]).decode().partition('"image->text":')[2].partition("}")[0]
+    edit(board / "toys.jsonl", f'"image->text":{row}', f'"image->text":{row.replace("0.125", "0.25")}')
     with pytest.raises(LeaderboardDrift):
         check_boards(board, REGISTRY)
 
@@ -826,7 +828,7 @@ def test_a_record_added_or_dropped_is_found(board):
     with pytest.raises(LeaderboardDrift):
         check_boards(board, REGISTRY)
     (board / "toys.jsonl").write_bytes(b"".join(lines) + encode(make("random")) + b"\n")
-    with pytest.raises(InvalidRecord, match="lacks image->text of random"):
+    with pytest.raises(InvalidRecord, match="lacks image->all of random"):
         check_boards(board, REGISTRY)
 
 
@@ -857,7 +859,7 @@ def test_other_values_in_the_arrays_are_found(board):
     name = f"{three()[2].score_id}/text->all"
     arrays[name] = arrays[name] + np.float32(0.01)
     (board / "toys.npz").write_bytes(npz_bytes(arrays))
-    with pytest.raises(InvalidRecord, match="cfa.*text->all"):
+    with pytest.raises(InvalidRecord, match=r"cfa.*text->all"):
         check_boards(board, REGISTRY)
 
 
@@ -897,6 +899,21 @@ def test_a_page_without_records_is_an_error_in_words(board, tmp_path):
     with pytest.raises(MissingData, match=r"toys\.jsonl"):
         check_boards(board, REGISTRY)
     with pytest.raises(XmbenchError, match=r"toys\.jsonl"):
+        write_boards(board, Results(tmp_path / "nothing"), REGISTRY)
+
+
+def test_a_page_without_records_is_made_anew_from_results(board, tmp_path):
+    before = contents(board)
+    (board / "toys.jsonl").unlink()
+    write_boards(board, Results(tmp_path / "results"), REGISTRY)
+    assert contents(board) == before
+
+
+def test_an_emptied_file_of_records_is_an_error_in_words(board, tmp_path):
+    (board / "toys.jsonl").write_bytes(b"")
+    with pytest.raises(InvalidRecord, match=r"toys\.jsonl"):
+        check_boards(board, REGISTRY)
+    with pytest.raises(InvalidRecord, match=r"toys\.jsonl"):
         write_boards(board, Results(tmp_path / "nothing"), REGISTRY)
 
 

@@ -510,3 +510,8 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if debug:
+            raise
+        click.echo(f"xmbench: {error}", err=True)
+        sys.exit(1)

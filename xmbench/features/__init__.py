@@ -6,11 +6,13 @@ dataset's fingerprint. One that learns (TF-IDF) learns from training rows, and i
 
 from __future__ import annotations
 
+import inspect
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 
 from xmbench._io import ID_LENGTH, atomic_write, digest
 from xmbench.data import Corpus, Dataset, Features, Split, check_matrix
-from xmbench.errors import UnknownName, Unsupported, UsageError
+from xmbench.errors import CorruptData, InvalidInput, UnknownName, Unsupported, UsageError
 from xmbench.registry import parse_spec
 
 Modality = Literal["image", "text"]
@@ -72,19 +74,19 @@ def encoder(modality: Modality, spec: str) -> Encoder:
     """The encoder of a spec such as ``tfidf`` or ``tfidf[n_words=3000]``.
 
     Raises:
-        UnknownName: there is none of that name for that modality.
-        UsageError: it has no such parameter.
+        UnknownName: there is none of that name for that modality, or it has no such parameter.
     """
     name, parameters = parse_spec(spec)
     known = ENCODERS[modality]
     if name not in known:
         raise UnknownName(f"{modality} encoder", name, known)
     module, _, attribute = known[name].partition(":")
-    try:
-        made: Encoder = getattr(import_module(module), attribute)(**parameters)
-    except TypeError as error:
-        raise UsageError(f"{modality} encoder {spec!r}: {error}") from error
-    return made
+    found: type[Encoder] = getattr(import_module(module), attribute)
+    accepted = inspect.signature(found).parameters
+    for parameter in parameters:
+        if parameter not in accepted:
+            raise UnknownName(f"parameter of {modality} encoder {name!r}", parameter, accepted)
+    return found(**parameters)
 
 
 def source(dataset: Dataset, modality: Modality, spec: str) -> str:
@@ -128,7 +130,10 @@ def extract(
     rows = corpus.images if modality == "image" else corpus.texts
     if source(dataset, modality, spec) != "raw":
         description = {"name": spec, "stored": dataset.stored[modality][spec]}
-        return Features(check_matrix(rows, f"{corpus.name} {modality} features {spec!r}"), description)
+        try:
+            return Features(check_matrix(rows, f"{corpus.name} {modality} features {spec!r}"), description)
+        except InvalidInput as error:
+            raise CorruptData(str(error)) from error
     if isinstance(rows, np.ndarray):
         raise Unsupported(f"{corpus.name} has no raw {modality}s to apply {spec!r} to")
     chosen = encoder(modality, spec)
@@ -151,14 +156,18 @@ def extract(
 def _cached(path: Path, n: int) -> NDArray[np.float32] | None:
     """The matrix kept at ``path``, or None where there is none that can be used."""
     try:
-        matrix: NDArray[np.float32] = np.load(path, allow_pickle=False)
+        with path.open("rb") as stream:
+            matrix: NDArray[np.float32] = np.lib.format.read_array(stream, allow_pickle=False)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError, MemoryError) as error:
         log.warning("the feature cache %s is damaged (%s); extracting again", path.name, error)
         return None
-    if matrix.ndim != 2 or len(matrix) != n or matrix.dtype != np.float32:
+    if matrix.ndim != 2 or len(matrix) != n or not matrix.shape[1] or matrix.dtype != np.float32:
         log.warning("the feature cache %s has another shape than the data; extracting again", path.name)
+        return None
+    if not np.isfinite(matrix).all():
+        log.warning("the feature cache %s holds values that are not finite; extracting again", path.name)
         return None
     return matrix
 
@@ -168,4 +177,7 @@ def _keep(path: Path, matrix: NDArray[np.float32]) -> None:
 
     buffer = io.BytesIO()
     np.save(buffer, matrix, allow_pickle=False)
-    atomic_write(path, buffer.getvalue())
+    try:
+        atomic_write(path, buffer.getvalue())
+    except OSError as error:
+        log.warning("the features cannot be kept for the next time: %s", error)

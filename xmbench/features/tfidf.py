@@ -15,8 +15,8 @@ from xmbench.features import Encoder, Progress
 class TfIdf(Encoder):
     """Term frequency times inverse document frequency of the most frequent words; rows of length 1.
 
-    Words are runs of two or more letters or digits, lower case, without English stop words. The vocabulary
-    is the ``n_words`` words with the most occurrences in the training rows; words with equally many are
+    Words are runs of two or more letters, digits or underscores, lower case, without English stop words. The
+    vocabulary is the ``n_words`` words with the most occurrences in the training rows; words with equally many are
     taken in alphabetical order, so that the cut does not depend on the order of the rows.
 
     Args:
@@ -30,7 +30,7 @@ class TfIdf(Encoder):
     scaling: ClassVar = "l2_center_scale"
 
     def __init__(self, n_words: int = 1000) -> None:
-        if not isinstance(n_words, int) or n_words < 1:
+        if not isinstance(n_words, int) or isinstance(n_words, bool) or n_words < 1:
             raise InvalidParameter(f"tfidf: n_words must be a whole number of at least 1, got {n_words!r}")
         self.n_words = n_words
 
