@@ -52,6 +52,11 @@ class Cca(Method):
         self.n_components = n_components
         self.ridge = ridge
 
+    @property
+    def departures(self) -> tuple[str, ...]:
+        """None without a ridge."""
+        return () if self.ridge == 0 else self.info.departures
+
     def _fit(self, train: Pairs, validation: Pairs | None, context: FitContext) -> None:
         if not 0 <= self.ridge < np.inf:
             raise InvalidParameter(f"Cca.ridge: expected at least 0, got {self.ridge}")

@@ -45,7 +45,7 @@ REGISTRY = Registry()
 SOURCES = {name: plugin.source_digest()[:16] for name, plugin in REGISTRY.methods.items()}
 EVALUATOR, NUMERICS = evaluator_digest()[:16], numerics_digest()
 
-fixed = settings(derandomize=True, database=None, deadline=None, max_examples=200)
+fixed = settings(derandomize=True, database=None, deadline=None, max_examples=100)
 
 
 def make(
@@ -854,10 +854,11 @@ def test_damaged_arrays_are_found(board, damage):
     assert caught.value.exit_code == 4
 
 
-def test_other_values_in_the_arrays_are_found(board):
+@pytest.mark.parametrize("change", [0.01, -0.01, np.nan])
+def test_other_values_in_the_arrays_are_found(board, change):
     arrays = read_npz(board / "toys.npz")
     name = f"{three()[2].score_id}/text->all"
-    arrays[name] = arrays[name] + np.float32(0.01)
+    arrays[name] = arrays[name] + np.float32(change)
     (board / "toys.npz").write_bytes(npz_bytes(arrays))
     with pytest.raises(InvalidRecord, match=r"cfa.*text->all"):
         check_boards(board, REGISTRY)
@@ -883,6 +884,13 @@ def test_damaged_committed_arrays_stop_a_merge_with_a_clear_error(board, tmp_pat
     (board / "toys.npz").write_bytes((board / "toys.npz").read_bytes()[:100])
     with pytest.raises(InvalidRecord, match=r"toys\.npz"):
         write_boards(board, put(tmp_path / "new", make("random")), REGISTRY)
+
+
+def test_an_undefined_score_agrees_with_queries_without_an_answer(tmp_path):
+    record = make(scores={**dict.fromkeys(TASKS, 0.5), "image->all": None})
+    write_boards(tmp_path, put(tmp_path / "results", record), REGISTRY)
+    assert read_board(tmp_path, "toys") == [record]
+    assert check_boards(tmp_path, REGISTRY) == ["toys"]
 
 
 def test_missing_arrays_of_a_result_stop_a_merge_with_a_clear_error(board, tmp_path):

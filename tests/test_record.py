@@ -44,7 +44,7 @@ from xmbench.record import (
     versions,
 )
 
-fixed = settings(derandomize=True, database=None, deadline=None, max_examples=200)
+fixed = settings(derandomize=True, database=None, deadline=None, max_examples=100)
 
 
 def make(**changes) -> Record:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import sys
+import traceback
 from contextlib import AbstractContextManager
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +112,8 @@ def run(**options: Any) -> None:
     from xmbench.plan import Plan, Request, Reuse
     from xmbench.protocol import protocol
 
+    if options["timeout"] is not None and not isfinite(options["timeout"]):
+        raise UsageError(f"--timeout: expected a number of seconds, got {options['timeout']}")
     registry = Registry(options["plugins"])
     request = Request(
         methods=registry.expand(options["methods"]),
@@ -324,7 +330,13 @@ def _rerun(options: dict[str, Any], registry: Registry, folder: Path) -> None:
     "--labels", required=True, type=click.Path(dir_okay=False), help="Integers, or a multi-hot matrix."
 )
 @click.option("--protocol", "protocol_name", default="default", show_default=True, help="How to score.")
-@click.option("--engine", type=click.Choice(["auto", "numpy", "torch"]), default="auto", show_default=True)
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "numpy", "torch"]),
+    default="auto",
+    show_default=True,
+    help="What computes the scores.",
+)
 @click.option("--device", default="cpu", show_default=True, help="For the torch engine: cpu, cuda, ...")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def evaluate(
@@ -345,9 +357,7 @@ def evaluate(
     if as_json:
         import msgspec
 
-        names = tuple(
-            str(label) for label in range(int(classes.shape[1] if classes.ndim == 2 else classes.max() + 1))
-        )
+        names = {label: str(label) for task in found.tasks.values() for label in task.per_class}
         rows = {task: msgspec.to_builtins(row) for task, row in task_rows(found, names).items()}
         _print_json({"protocol": found.protocol.to_dict(), "engine": found.engine, "tasks": rows})
     else:
@@ -361,10 +371,11 @@ def _seeds(seeds: str, seed: int | None, split_seed: int | None) -> list[tuple[i
     """(method seed, split seed) of each repetition."""
     values: list[int] = []
     for item in seeds.split(","):
-        first, dash, last = item.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
+        match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", item.strip())
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if last < first:
             raise UsageError(f"--seeds: expected numbers and ranges such as 0-4 or 0,3,7, got {seeds!r}")
-        values += range(int(first), int(last if dash else first) + 1)
+        values += range(first, last + 1)
     pairs = [
         (value if seed is None else seed, value if split_seed is None else split_seed) for value in values
     ]
@@ -493,12 +504,15 @@ def _print_json(value: object) -> None:
 def main() -> None:
     """Entry point: our errors become one message on standard error and their exit code."""
     debug = "--debug" in sys.argv[1:2]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # an arrow that the terminal lacks must not end the run
     try:
         code = cli.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except XmbenchError as error:
         if debug:
-            raise
+            traceback.print_exc()
         click.echo(f"xmbench: {error}", err=True)
         sys.exit(error.exit_code)
     except click.ClickException as error:

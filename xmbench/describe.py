@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xmbench._io import read_npz
 from xmbench.data import Dataset
 from xmbench.errors import InvalidInput, MissingData
 from xmbench.evaluation import Scores
@@ -174,13 +175,16 @@ def read_matrix(path: Path, *, labels: bool = False) -> NDArray[Any]:
         raise MissingData(f"{path} does not exist")
     try:
         if path.suffix == ".npy":
-            array = np.load(path, allow_pickle=False)
+            with path.open("rb") as stream:
+                array = np.lib.format.read_array(stream, allow_pickle=False)
         elif path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                if len(archive.files) != 1:
-                    raise InvalidInput(f"{path.name} holds {len(archive.files)} arrays, expected one")
-                array = archive[archive.files[0]]
+            arrays = read_npz(path)
+            if len(arrays) != 1:
+                raise InvalidInput(f"{path.name} holds {len(arrays)} arrays, expected one")
+            (array,) = arrays.values()
         elif path.suffix in (".csv", ".tsv", ".txt"):
+            if not path.read_bytes().strip():
+                raise InvalidInput(f"{path.name} is empty")
             delimiter = {".csv": ",", ".tsv": "\t"}.get(path.suffix)
             array = np.loadtxt(path, delimiter=delimiter, ndmin=1 if labels else 2)
         else:
@@ -190,7 +194,7 @@ def read_matrix(path: Path, *, labels: bool = False) -> NDArray[Any]:
     if not labels:
         return np.asarray(array)
     whole = np.asarray(array)
-    if whole.dtype.kind == "f" and np.array_equal(whole, np.round(whole)):
+    if whole.dtype.kind == "f" and np.isfinite(whole).all() and np.array_equal(whole, np.round(whole)):
         whole = whole.astype(np.int64)
     if whole.ndim == 2 and 1 in whole.shape:
         whole = whole.ravel()

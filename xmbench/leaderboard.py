@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from xmbench._io import atomic_write, npz_bytes, read_npz
 from xmbench.data import PARTS
@@ -96,11 +97,16 @@ def tables(records: Iterable[Record], stale: Callable[[Record], bool] = lambda r
     return [_table(groups[key], stale) for key in sorted(groups, key=_group_order)]
 
 
+def _order(record: Record) -> tuple[str, str]:
+    return json.dumps(record.identity), record.score_id
+
+
 def _group_order(key: tuple[str, ...]) -> tuple[object, ...]:
     return (key[0], key[4] != "default", *key[1:])
 
 
 def _table(records: list[Record], stale: Callable[[Record], bool]) -> Table:
+    records = sorted(records, key=_order)
     first = records[0]
     runs = frame(records)
     by_label: dict[str, list[Record]] = {}
@@ -156,7 +162,8 @@ def _table(records: list[Record], stale: Callable[[Record], bool]) -> Table:
     ]
     data = first.dataset
     return Table(
-        heading=f"{data.title}, split {data.split}, features {data.features}, protocol {first.protocol['name']}",
+        heading=f"{data.title}, split {data.split}, features {data.features}, scaling {data.scaling}, "
+        f"protocol {first.protocol['name']}",
         columns=("method", *SCORES, "fit s", "runs"),
         rows=tuple(rows),
         bold=frozenset(bold),
@@ -211,7 +218,7 @@ def _seed_order(record: Record) -> tuple[int, int]:
 
 
 def _words(provenance: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in provenance.items())
+    return ", ".join(f"{key} {value}" for key, value in sorted(provenance.items()))
 
 
 def _axis(runs: pd.DataFrame) -> str:
@@ -262,9 +269,13 @@ def clean(text: str) -> str:
     return " ".join("".join(c if unicodedata.category(c)[0] != "C" else " " for c in text).split())
 
 
+_ENTITIES = {"<": "&lt;", "&": "&amp;"}
+
+
 def escape(text: str) -> str:
     """Text that Markdown shows as it is: one line, no markup, no HTML, no cell border."""
-    return re.sub(r"([\\`*_\[\]<>|#~&])", r"\\\1", clean(text)).replace("\\<", "&lt;").replace("\\&", "&amp;")
+    text = re.sub(r"[\\`*_\[\]<>|#~&]", lambda found: _ENTITIES.get(found[0], "\\" + found[0]), clean(text))
+    return re.sub(r"^(?:\d{1,9}(?=[.)](?: |$))|(?=[-+]))", r"\g<0>\\", text)  # no list item
 
 
 def to_text(table: Table) -> str:
@@ -272,7 +283,7 @@ def to_text(table: Table) -> str:
     from tabulate import tabulate
 
     rows = [[clean(cell) for cell in row] for row in table.rows]
-    body = tabulate(rows, headers=table.columns, tablefmt="simple", disable_numparse=True)
+    body = tabulate(rows, headers=list(map(clean, table.columns)), tablefmt="simple", disable_numparse=True)
     return "\n".join([clean(table.heading), "", body, "", *(clean(line) for line in table.footer)])
 
 
@@ -336,17 +347,20 @@ def read_board(folder: Path, dataset: str) -> list[Record]:
 
     Raises:
         MissingData: there are none.
-        InvalidRecord: a line is no record.
+        InvalidRecord: a line is no record, or there is no line.
     """
     path = folder / f"{dataset}.jsonl"
     if not path.is_file():
         raise MissingData(f"{path.name} is not in {folder}; make it with: xmbench leaderboard")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [
+    lines = path.read_bytes().split(b"\n")  # not splitlines: a text may hold U+2028
+    records = [
         decode(line, f"{path.name}, line {number}")
         for number, line in enumerate(lines, start=1)
         if line.strip()
     ]
+    if not records:
+        raise InvalidRecord(f"{path.name} holds no record")
+    return records
 
 
 def boards(folder: Path) -> list[str]:
@@ -359,43 +373,52 @@ def boards(folder: Path) -> list[str]:
 def write_boards(folder: Path, results: Results, registry: Registry, only: str | None = None) -> list[Path]:
     """Merge the finished records of ``results`` into ``folder`` and write its pages.
 
-    A record replaces an older one of the same method, data, seeds and protocol. Failed ones are not
-    committed.
+    A record replaces an older one of the same method, data, seeds and protocol, unless that one was made by
+    the present code and it was not. Failed ones are not committed.
 
     Returns:
         The pages written.
+
+    Raises:
+        InvalidRecord: records or arrays cannot be read.
+        MissingData: there is nothing to write.
     """
+    stale = staleness(registry)
     incoming: dict[str, list[Record]] = {}
     for record in results:
         if record.status == "ok" and only in (None, record.dataset.name):
             incoming.setdefault(record.dataset.name, []).append(record)
+    known = {name for name in boards(folder) if only in (None, name)}
+    if not (incoming or known):
+        what = "" if only is None else f" of {only}"
+        raise MissingData(
+            f"no finished record{what} in {results.folder}, and no leaderboard{what} in {folder}"
+        )
     pages = []
-    for dataset in sorted(incoming.keys() | {name for name in boards(folder) if only in (None, name)}):
-        old = read_board(folder, dataset) if (folder / f"{dataset}.jsonl").is_file() else []
+    for dataset in sorted(incoming.keys() | known):
+        fresh = dataset in incoming and not (folder / f"{dataset}.jsonl").is_file()
+        old = [] if fresh else read_board(folder, dataset)
         kept_path = folder / f"{dataset}.npz"
-        arrays = read_npz(kept_path) if kept_path.is_file() else {}
+        arrays = _read_arrays(kept_path) if kept_path.is_file() else {}
         merged = {record.identity: record for record in old}
-        for record in _newest(incoming.get(dataset, []), staleness(registry)):
+        for record in sorted(incoming.get(dataset, []), key=results.written):
+            if record.identity in merged and stale(record) and not stale(merged[record.identity]):
+                continue
             merged[record.identity] = record
             for name, values in results.arrays(record.score_id).items():
                 kind, _, task = name.partition("/")
                 if kind == "average_precision":
                     arrays[f"{record.score_id}/{task}"] = values.astype(np.float32)
-        records = sorted(merged.values(), key=lambda record: json.dumps(record.identity))
+        records = sorted(merged.values(), key=_order)
         ids = {record.score_id for record in records}
         arrays = {name: values for name, values in arrays.items() if name.partition("/")[0] in ids}
         atomic_write(kept_path, npz_bytes(arrays))
         atomic_write(folder / f"{dataset}.jsonl", b"".join(encode(record) + b"\n" for record in records))
         path = folder / f"{dataset}.md"
-        text = page(records[0].dataset.title, records, staleness(registry))
+        text = page(records[0].dataset.title, records, stale)
         atomic_write(path, text.encode())
         pages.append(path)
     return pages
-
-
-def _newest(records: list[Record], stale: Callable[[Record], bool]) -> list[Record]:
-    """Records ordered so that those made by the present code come last and win."""
-    return sorted(records, key=lambda record: (not stale(record), record.score_id))
 
 
 def check_boards(folder: Path, registry: Registry, only: str | None = None) -> list[str]:
@@ -415,7 +438,7 @@ def check_boards(folder: Path, registry: Registry, only: str | None = None) -> l
     for name in names:
         records = read_board(folder, name)
         _check_arrays(folder / f"{name}.npz", records)
-        expected = page(records[0].dataset.title, records, staleness(registry)) if records else ""
+        expected = page(records[0].dataset.title, records, staleness(registry))
         path = folder / f"{name}.md"
         found = path.read_text(encoding="utf-8") if path.is_file() else ""
         if found != expected:
@@ -429,11 +452,15 @@ def check_boards(folder: Path, registry: Registry, only: str | None = None) -> l
     return names
 
 
-def _check_arrays(path: Path, records: list[Record]) -> None:
+def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        arrays = read_npz(path)
+        return read_npz(path)
     except (FileNotFoundError, ValueError) as error:
         raise InvalidRecord(f"{path.name} cannot be read: {error}") from error
+
+
+def _check_arrays(path: Path, records: list[Record]) -> None:
+    arrays = _read_arrays(path)
     for record in records:
         for task, row in record.metrics.items():
             values = arrays.get(f"{record.score_id}/{task}")

@@ -113,6 +113,11 @@ class Method(ABC):
         """Whether, with these parameters, ``fit`` wants the features of the test rows."""
         return False
 
+    @property
+    def departures(self) -> tuple[str, ...]:
+        """Where the method, with these parameters, departs from its paper; shown beside its numbers."""
+        return self.info.departures
+
     # -- what a subclass writes -----------------------------------------------------------------
 
     @abstractmethod

@@ -137,7 +137,7 @@ class _Choice:
             transductive=self.method.transductive,
             control=info.control,
             trained=info.trained,
-            departures=list(info.departures),
+            departures=list(self.method.departures),
         )
 
 

@@ -10,7 +10,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 import xmbench
 from xmbench._io import atomic_write, npz_bytes, read_npz, source_digest
-from xmbench.errors import InvalidRecord
-from xmbench.evaluation import Scores
+from xmbench.errors import InvalidParameter, InvalidRecord
+from xmbench.evaluation import TASKS, Scores
+from xmbench.protocol import Protocol
 
 SCHEMA = 1
 REPORTED_SCOPES = (1, 10, 50, 100)
@@ -132,12 +133,20 @@ def decode(data: bytes | str, where: str) -> Record:
     """Read a record strictly.
 
     Raises:
-        InvalidRecord: not JSON, a field missing, unknown or of the wrong type, or another schema version.
+        InvalidRecord: not JSON, a field missing, unknown or of the wrong type, another schema version, or
+            a finished run without its scores.
     """
     try:
-        return msgspec.json.decode(data, type=Record)
+        record = msgspec.json.decode(data, type=Record)
+        Protocol(**record.protocol)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRecord(f"{where}: {error}") from error
+    except (TypeError, InvalidParameter) as error:
+        raise InvalidRecord(f"{where}: the protocol cannot be read: {error}") from error
+    missing = [task for task in TASKS if task not in record.metrics]
+    if record.status == "ok" and missing:
+        raise InvalidRecord(f"{where}: a finished run without scores of {', '.join(missing)}")
+    return record
 
 
 def json_schema() -> dict[str, Any]:
@@ -145,7 +154,7 @@ def json_schema() -> dict[str, Any]:
     return msgspec.json.schema(Record)
 
 
-def task_rows(scores: Scores, class_names: tuple[str, ...]) -> dict[str, TaskRow]:
+def task_rows(scores: Scores, class_names: Sequence[str] | Mapping[int, str]) -> dict[str, TaskRow]:
     """The part of scores that stands in the record."""
     return {
         name: TaskRow(
@@ -177,11 +186,24 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
+_NAME = r"[^\s/\\:'\"<>|]"
+_FOLDERS = re.compile(
+    r"(https?://\S+)|"
+    rf"(?<![\w./\\])(?:(?:file:|~\w*|[A-Za-z]:)(?:[/\\]+{_NAME}+)*|(?:[/\\]+{_NAME}+)+)[/\\]+(?={_NAME})"
+)
+
+
 def scrub(text: str) -> str:
-    """A message without the folders of this machine, cut to a sensible length."""
-    text = re.sub(
-        r"(?<![\w.:/])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\:'\"<>|]+)*[/\\](?=[^\s/\\:'\"<>|]+)", "", text
-    )
+    """A message without the folders of this machine, cut to a sensible length, that UTF-8 can hold.
+
+    Of an absolute path the last name stays, of the home folder a tilde. Web addresses and relative paths
+    are left alone.
+    """
+    text = text.encode("utf-8", "replace").decode()
+    home = str(Path.home())
+    if home != Path.home().anchor:
+        text = re.sub(rf"(?<![\w/\\]){re.escape(home)}(?!\w)", "~", text)
+    text = _FOLDERS.sub(lambda found: found[1] or "", text)
     return text if len(text) <= 2000 else text[:2000] + " ..."
 
 
@@ -218,6 +240,10 @@ class Results:
                 f"{path.name} holds the record of {record.score_id}; delete it, or use --fresh"
             )
         return record
+
+    def written(self, record: Record) -> tuple[int, str]:
+        """Sorts records of this folder by when they were written."""
+        return self.record_path(record.score_id).stat().st_mtime_ns, record.score_id
 
     def put(self, record: Record, arrays: dict[str, NDArray[Any]] | None = None) -> None:
         """Write arrays first and the record last: a record that can be read is complete."""
