@@ -526,6 +526,6 @@ def main() -> None:
         sys.exit(1)
     except OSError as error:
         if debug:
-            raise
+            traceback.print_exc()
         click.echo(f"xmbench: {error}", err=True)
         sys.exit(1)

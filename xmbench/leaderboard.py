@@ -37,6 +37,9 @@ SCORES = {
 }
 """Column title -> column of :func:`frame`."""
 
+HEADING = "# Leaderboard: "
+"""How a page of ours begins."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -306,7 +309,7 @@ def page(
 ) -> str:
     """The leaderboard of one dataset."""
     head = (
-        f"# Leaderboard: {escape(title)}\n\n"
+        f"{HEADING}{escape(title)}\n\n"
         "Made by `xmbench leaderboard` from the records beside it; edits are lost, and `--check` finds them.\n"
     )
     return "\n".join([head, *(to_markdown(table) for table in tables(records, stale))])
@@ -365,9 +368,8 @@ def read_board(folder: Path, dataset: str) -> list[Record]:
 
 def boards(folder: Path) -> list[str]:
     """Names of the datasets that have a leaderboard in ``folder``."""
-    return sorted(
-        {path.stem for path in folder.glob("*.jsonl")} | {path.stem for path in folder.glob("*.md")}
-    )
+    pages = [path for path in folder.glob("*.md") if path.read_text(encoding="utf-8").startswith(HEADING)]
+    return sorted({path.stem for path in [*folder.glob("*.jsonl"), *pages]})
 
 
 def write_boards(folder: Path, results: Results, registry: Registry, only: str | None = None) -> list[Path]:
