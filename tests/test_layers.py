@@ -41,6 +41,7 @@ FLOORS = {
     "report": 7,
     "stats": 7,
     "describe": 7,
+    "rescore": 7,
     "cli": 8,
     "progress": 8,
     "testing": 8,

@@ -17,6 +17,7 @@ OTHER = {
     "similarity": "inner",
     "cutoff": 50,
     "denominator": "min",
+    "post": "test_zscore",
     "exclude_query": False,
     "max_scope": 10,
 }
@@ -73,7 +74,7 @@ def test_a_protocol_survives_json(known):
     [
         ("similarity", "euclid"),
         ("similarity", None),
-        ("denominator", "hits"),
+        ("denominator", "found"),
         ("ties", "index"),
         ("post", "center"),
         ("selection", "test"),
@@ -117,6 +118,7 @@ def test_describe_names_what_differs(changes, words):
     assert (line == DEFAULT.describe()) == (not changes)
 
 
-def test_a_query_left_in_the_gallery_is_flagged_wherever_it_counts():
+def test_what_a_reader_must_be_warned_of_is_flagged():
     for known in PROTOCOLS.values():
-        assert bool(known.flags) == (not known.exclude_query)
+        assert any("query" in flag for flag in known.flags) == (not known.exclude_query)
+        assert any("test set" in flag for flag in known.flags) == (known.post != "none")

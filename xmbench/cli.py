@@ -324,6 +324,54 @@ def _rerun(options: dict[str, Any], registry: Registry, folder: Path) -> None:
 
 
 @cli.command()
+@click.option(
+    "--compare", "records", multiple=True, metavar="RECORD", help="Score this run under every protocol."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@RESULTS
+def protocols(records: tuple[str, ...], as_json: bool, results: str) -> None:
+    """List the protocols: what each computes, and who used it.
+
+    With --compare, print finished runs under all of them side by side, from their kept embeddings. RECORD is
+    the score id of a run (or its beginning), or the path of its record.
+    """
+    from xmbench.protocol import PROTOCOLS
+
+    if records:
+        from xmbench.record import Results
+        from xmbench.rescore import compare, comparison_text, find
+
+        folder = Results(Path(results))
+        rows = [row for record in records for row in compare(find(folder, record), folder)]
+        _print_json(rows) if as_json else click.echo(comparison_text(rows))
+        return
+    if as_json:
+        _print_json(
+            [{**protocol.to_dict(), "flags": list(protocol.flags)} for protocol in PROTOCOLS.values()]
+        )
+        return
+    width = max(map(len, PROTOCOLS))
+    for name, protocol in PROTOCOLS.items():
+        click.echo(f"{name:<{width}}  {protocol.summary}")
+        for flag in protocol.flags:
+            click.echo(f"{'':<{width}}  flagged: {flag}")
+
+
+@cli.command()
+@click.option("--protocol", "names", multiple=True, required=True, help="How to score; may be given again.")
+@click.option("--json", "as_json", is_flag=True, help="Print records as JSON instead of tables.")
+@click.argument("results", default="results")
+def rescore(results: str, names: tuple[str, ...], as_json: bool) -> None:
+    """Score every finished run of RESULTS under other protocols, from kept embeddings; nothing is fitted."""
+    from xmbench.protocol import protocol
+    from xmbench.record import Results
+    from xmbench.rescore import rescore_all
+
+    anew = rescore_all(Results(Path(results)), [protocol(name) for name in names])
+    _print_records(anew, as_json)
+
+
+@cli.command()
 @click.argument("images", type=click.Path(dir_okay=False))
 @click.argument("texts", type=click.Path(dir_okay=False))
 @click.option(

@@ -163,10 +163,10 @@ def _table(records: list[Record], stale: Callable[[Record], bool]) -> Table:
         for record in records
         if record.status != "ok"
     ]
-    data = first.dataset
+    data, protocol = first.dataset, Protocol(**first.protocol)
     return Table(
         heading=f"{data.title}, split {data.split}, features {data.features}, scaling {data.scaling}, "
-        f"protocol {first.protocol['name']}",
+        f"protocol {first.protocol['name']}" + (" (see the warning)" if protocol.flags else ""),
         columns=("method", *SCORES, "fit s", "runs"),
         rows=tuple(rows),
         bold=frozenset(bold),

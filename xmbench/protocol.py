@@ -19,11 +19,14 @@ class Protocol:
             Euclidean distance) or ``inner``.
         cutoff: length K of the ranked list that average precision looks at; None for the full list.
         denominator: what the precisions at relevant ranks are divided by: ``relevant`` (R, as in
-            trec_eval) or ``min`` (min(R, K)). They differ only with a cut-off.
+            trec_eval), ``min`` (min(R, K)) or ``hits`` (the relevant items among the first K; 0 / 0 is 0).
+            They differ only with a cut-off, by up to R / hits.
         ties: ``expected``: the expected value under a random order of items with equal scores (McSherry
             and Najork, ECIR 2008).
         exclude_query: whether the query item itself is taken out of the image->all and text->all galleries.
-        post: what happens to embeddings before they are compared; ``none``.
+        post: what happens to embeddings before they are compared: ``none``; ``test_zscore``: each modality
+            loses its mean and is divided by its deviation, dimension by dimension, both taken from the test
+            items themselves; ``query_zscore``: the queries alone are treated so.
         selection: which data may choose hyper-parameters and epochs: ``validation``, by the mean of
             image->text and text->image MAP, inside each seed's own split.
         max_scope: precision-scope is computed for K = 1..min(max_scope, gallery).
@@ -33,10 +36,10 @@ class Protocol:
     summary: str
     similarity: Literal["cosine", "l2", "inner"] = "cosine"
     cutoff: int | None = None
-    denominator: Literal["relevant", "min"] = "relevant"
+    denominator: Literal["relevant", "min", "hits"] = "relevant"
     ties: Literal["expected"] = "expected"
     exclude_query: bool = True
-    post: Literal["none"] = "none"
+    post: Literal["none", "test_zscore", "query_zscore"] = "none"
     selection: Literal["validation"] = "validation"
     max_scope: int = 1000
 
@@ -64,7 +67,10 @@ class Protocol:
     @property
     def flags(self) -> tuple[str, ...]:
         """What a reader must be warned of wherever a number of this protocol is shown."""
-        return () if self.exclude_query else ("query in gallery",)
+        marks = [] if self.exclude_query else ["the query left in its all-modal gallery"]
+        if self.post != "none":
+            marks.append("embeddings changed by statistics of the test set")
+        return tuple(marks)
 
     def to_dict(self) -> dict[str, object]:
         """All fields as JSON values."""
@@ -80,8 +86,9 @@ class Protocol:
             "full ranked list" if self.cutoff is None else f"top {self.cutoff}, divided by {self.denominator}"
         )
         gallery = "query excluded from" if self.exclude_query else "query left in"
+        post = "" if self.post == "none" else f"{self.post.replace('_', ' ')} before comparison, "
         return (
-            f"{self.name}: MAP over the {ranked}, {self.similarity} similarity, expected value over ties, "
+            f"{self.name}: {post}MAP over the {ranked}, {self.similarity} similarity, expected value over ties, "
             f"{gallery} all-modal galleries; selection on {self.selection} only"
         )
 
@@ -99,6 +106,31 @@ PROTOCOLS: dict[str, Protocol] = {
             name="l2",
             summary="As the default, with Euclidean distance.",
             similarity="l2",
+        ),
+        Protocol(
+            name="map@50-hits-l2",
+            summary="MAP over the first 50 divided by the hits among them, Euclidean distance: what the code "
+            "released with ACMR computes; not the full-list figure that its tables may be read as.",
+            similarity="l2",
+            cutoff=50,
+            denominator="hits",
+        ),
+        Protocol(
+            name="map@50-r",
+            summary="MAP over the first 50 divided by all relevant items, as trec_eval defines a cut-off.",
+            cutoff=50,
+        ),
+        Protocol(
+            name="test-zscore",
+            summary="As the default, after z-scoring each modality with statistics of the test items: the "
+            "evaluation code released with CMDN and CCL. It aligns the modalities with test data.",
+            post="test_zscore",
+        ),
+        Protocol(
+            name="query-zscore",
+            summary="As the default, after z-scoring the queries alone with statistics of the test items: the "
+            "bi-modal evaluation code released with CM-GANs.",
+            post="query_zscore",
         ),
         Protocol(
             name="all-modal-with-query",

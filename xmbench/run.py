@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from xmbench._io import atomic_write, npz_bytes, read_npz, short_id
 from xmbench.data import PairedData, Pairs, Ragged
-from xmbench.evaluation import evaluate
+from xmbench.evaluation import Scores, evaluate
 from xmbench.method import FitContext, Method
 from xmbench.protocol import Protocol
 from xmbench.record import (
@@ -80,8 +80,7 @@ class RunSpec:
     @property
     def score_id(self) -> str:
         """Hash of the fit, the label it goes by, the protocol and the evaluator."""
-        protocol = {"name": self.protocol.name, **self.protocol.identity()}
-        return short_id([self.fit_id, self.method.label, protocol, self.evaluator])
+        return score_id(self.fit_id, self.method.label, self.protocol, self.evaluator)
 
     def record(self, **fields: Any) -> Record:
         """A record of this run with ``fields`` filled in."""
@@ -99,12 +98,27 @@ class RunSpec:
         )
 
 
+def score_id(fit_id: str, label: str, protocol: Protocol, evaluator: str) -> str:
+    """Hash of a fit, the label it goes by, the protocol and the evaluator."""
+    return short_id([fit_id, label, {"name": protocol.name, **protocol.identity()}, evaluator])
+
+
 @dataclass(frozen=True)
 class Embeddings:
-    """Test embeddings of a fit, with what the fit cost."""
+    """Test embeddings of a fit, with all that scoring them under another protocol needs.
+
+    Args:
+        images: (n, k) test images in the common space.
+        texts: (n, k) test texts.
+        labels: (n,) int or (n, c) multi-hot, of the test items.
+        class_names: names of the c classes.
+        cost: what the fit cost.
+    """
 
     images: NDArray[Any]
     texts: NDArray[Any]
+    labels: NDArray[Any]
+    class_names: tuple[str, ...]
     cost: Cost
 
 
@@ -137,9 +151,10 @@ def run_one(
         if keep:
             write_embeddings(path, embeddings)
     progress("scoring", None)
-    labels = read_bundle(bundle, "test").labels
     start = time.perf_counter()
-    scores = evaluate(embeddings.images, embeddings.texts, labels, spec.protocol, device=spec.device)
+    scores = evaluate(
+        embeddings.images, embeddings.texts, embeddings.labels, spec.protocol, device=spec.device
+    )
     seconds = time.perf_counter() - start
     record = spec.record(
         status="ok",
@@ -194,21 +209,53 @@ def _fit_and_encode(
         threads=spec.threads,
         versions=versions(),
     )
-    return Embeddings(images, texts, cost)
+    return Embeddings(images, texts, test.labels, spec.class_names, cost)
+
+
+def rescore(
+    record: Record, embeddings: Embeddings, protocol: Protocol, evaluator: str
+) -> tuple[Record, Scores]:
+    """The record of the same fit under another protocol, by the present evaluator; nothing is fitted.
+
+    Args:
+        record: a finished run.
+        embeddings: its kept test embeddings.
+        protocol: how to score them.
+        evaluator: digest of the evaluator's source.
+    """
+    start = time.perf_counter()
+    scores = evaluate(embeddings.images, embeddings.texts, embeddings.labels, protocol)
+    anew = msgspec.structs.replace(
+        record,
+        score_id=score_id(record.fit_id, record.method.label, protocol, evaluator),
+        protocol=protocol.to_dict(),
+        metrics=task_rows(scores, embeddings.class_names),
+        evaluate_seconds=time.perf_counter() - start,
+        engine=scores.engine,
+        evaluator=evaluator,
+    )
+    return anew, scores
 
 
 def write_embeddings(path: Path, embeddings: Embeddings) -> None:
     """Keep test embeddings as one ``.npz``."""
-    header = pack_header(msgspec.to_builtins(embeddings.cost))
-    atomic_write(path, npz_bytes({"images": embeddings.images, "texts": embeddings.texts, "cost": header}))
+    header = {"cost": msgspec.to_builtins(embeddings.cost), "class_names": embeddings.class_names}
+    arrays = {name: getattr(embeddings, name) for name in ("images", "texts", "labels")}
+    atomic_write(path, npz_bytes({**arrays, "header": pack_header(header)}))
 
 
 def read_embeddings(path: Path) -> Embeddings | None:
     """Kept test embeddings; None if there are none, or the file is damaged and has to be made again."""
     try:
         arrays = read_npz(path)
-        cost = msgspec.convert(unpack_header(arrays["cost"]), Cost)
-        return Embeddings(arrays["images"], arrays["texts"], cost)
+        header = unpack_header(arrays["header"])
+        return Embeddings(
+            images=arrays["images"],
+            texts=arrays["texts"],
+            labels=arrays["labels"],
+            class_names=tuple(header["class_names"]),
+            cost=msgspec.convert(header["cost"], Cost),
+        )
     except (FileNotFoundError, ValueError, KeyError, msgspec.ValidationError):
         return None
 

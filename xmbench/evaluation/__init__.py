@@ -13,7 +13,13 @@ from xmbench._io import source_digest
 from xmbench.data import check_labels
 from xmbench.errors import InvalidInput, InvalidParameter, UnknownName
 from xmbench.evaluation.counts import Engine, Groups, choose_engine
-from xmbench.evaluation.metrics import harmonic, hit_slopes, precision_sums, relevant_counts
+from xmbench.evaluation.metrics import (
+    harmonic,
+    hit_slopes,
+    precision_over_hits,
+    precision_sums,
+    relevant_counts,
+)
 from xmbench.protocol import DEFAULT, Protocol
 
 __all__ = ["TASKS", "Scores", "TaskScores", "evaluate", "evaluator_digest", "retrieve"]
@@ -111,11 +117,13 @@ def evaluate(
         widths = (rows["image"].shape[1], rows["text"].shape[1])
         raise InvalidInput(f"evaluate: expected embeddings of equal width, got {widths[0]} and {widths[1]}")
     counter = choose_engine(engine, device)
+    changed = {name: _zscore(matrix) if protocol.post != "none" else matrix for name, matrix in rows.items()}
+    asking, rows = changed, changed if protocol.post == "test_zscore" else rows
     everything = np.concatenate([rows["image"], rows["text"]])
     found: dict[str, TaskScores] = {}
     for task in tasks:
         source, target = task.split("->")
-        queries, own = rows[source], None
+        queries, own = asking[source], None
         gallery, gallery_labels = everything, np.concatenate([classes, classes])
         if target != "all":
             gallery, gallery_labels = rows[target], classes
@@ -229,9 +237,12 @@ def _average_precision(
     divisor[relevant == 0] = np.nan
     zeros = np.zeros(n, dtype=np.int64)
     one_group = Groups(np.arange(n), zeros, zeros + size, zeros, relevant)
-    found = precision_sums(groups, n, H, protocol.cutoff)
-    by_chance = precision_sums(one_group, n, H, protocol.cutoff)
-    return found / divisor, by_chance / divisor
+    if protocol.cutoff is not None and protocol.denominator == "hits":
+        divisor[relevant > 0] = 1.0
+        results = [precision_over_hits(some, n, H, protocol.cutoff) for some in (groups, one_group)]
+    else:
+        results = [precision_sums(some, n, H, protocol.cutoff) for some in (groups, one_group)]
+    return results[0] / divisor, results[1] / divisor
 
 
 def _comparable(
@@ -256,6 +267,14 @@ def _comparable(
 def _exponent(rows: NDArray[np.float64], axis: int | None) -> NDArray[np.int32]:
     """e, such that the largest value is 2^e times 0.5..1 (scaling by 2^-e is free of rounding); 0 for zeros."""
     return np.asarray(np.frexp(np.abs(rows).max(axis=axis, keepdims=True))[1])
+
+
+def _zscore(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Columns with mean 0 and deviation 1 (ddof 0; a constant column is left at 0), by their own statistics."""
+    centred = rows - rows.mean(axis=0)
+    deviation = centred.std(axis=0)
+    constant = deviation <= 1e-12 * np.abs(rows).max(axis=0)
+    return np.asarray(np.where(constant, 0.0, centred / np.where(constant, 1.0, deviation)))
 
 
 def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -36,6 +36,48 @@ def precision_sums(
     return np.asarray(np.bincount(groups.query, weights=sums, minlength=n_queries), dtype=np.float64)
 
 
+def precision_over_hits(
+    groups: Groups, n_queries: int, H: NDArray[np.float64], cutoff: int
+) -> NDArray[np.float64]:
+    """Expected sum of precisions within the first ``cutoff`` ranks, divided by the hits there.
+
+    At most one group of a query straddles the cut. Among its w ranks within, the number of hits h is
+    hypergeometric, and given h their places are uniform; so the expectation of the ratio is the mean over h of
+    (the sum above the group + the sum for h hits among w) / (hits above + h). A query without a hit counts 0.
+
+    Returns:
+        (n_queries,) float64.
+    """
+    from scipy.special import gammaln
+
+    whole = groups.above + groups.tied <= cutoff
+    sums = precision_sums(_only(groups, whole), n_queries, H, None)
+    hits = np.bincount(groups.query[whole], weights=groups.relevant_tied[whole], minlength=n_queries)
+    found = sums / np.maximum(hits, 1)
+    cut = _only(groups, ~whole & (groups.above < cutoff))
+    if not len(cut.query):
+        return np.asarray(found)
+    a, t, m, r = (x[:, None] for x in (cut.above, cut.tied, cut.relevant_above, cut.relevant_tied))
+    w = cutoff - a
+    h = np.arange(int(np.minimum(r, w).max()) + 1)[None, :]
+    possible = (h <= r) & (h <= w) & (w - h <= t - r)
+
+    def log_choose(n: NDArray[np.int64], k: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.asarray(gammaln(n + 1) - gammaln(np.maximum(k, 0) + 1) - gammaln(np.maximum(n - k, 0) + 1))
+
+    chance = np.where(possible, np.exp(log_choose(r, h) + log_choose(t - r, w - h) - log_choose(t, w)), 0.0)
+    slope = (h - 1) / np.maximum(w - 1, 1)
+    inside = h / w * (slope * w + (m + 1 - slope * (a + 1)) * (H[a + w] - H[a]))
+    ratio = (sums[cut.query][:, None] + inside) / np.maximum(m + h, 1)
+    found[cut.query] = (chance * ratio).sum(axis=1) / chance.sum(axis=1)
+    return np.asarray(found)
+
+
+def _only(groups: Groups, kept: NDArray[np.bool_]) -> Groups:
+    """The groups that ``kept`` marks."""
+    return Groups(*(column[kept] for column in vars(groups).values()))
+
+
 def relevant_counts(groups: Groups, n_queries: int) -> NDArray[np.int64]:
     """(n_queries,) number of relevant items of each query."""
     return np.bincount(groups.query, weights=groups.relevant_tied, minlength=n_queries).astype(np.int64)
