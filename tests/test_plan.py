@@ -74,9 +74,13 @@ def command(*arguments, cwd, **more):
     """xmbench in a process of its own."""
     env = {**os.environ, "XMBENCH_CACHE_DIR": str(cwd / "cache"), **more}
     words = [sys.executable, "-m", "xmbench", *map(str, arguments)]
-    return subprocess.Popen(
-        words, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(words, cwd=cwd, env=env, preexec_fn=_hear_interrupts, **pipes)
+
+
+def _hear_interrupts():
+    """A background job of a shell ignores SIGINT, and so would what it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_each_failure_is_one_row_and_the_others_stand(tmp_path, plugins):
@@ -215,6 +219,36 @@ def test_a_method_of_another_package_is_listed_and_runs(tmp_path):
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert {record["method"]["name"] for record in json.loads(out)} == {"theirs", "random"}
+
+
+def test_a_method_that_cannot_be_made_is_one_failed_row(places, tmp_path):
+    source = HEAD.format(body="pass")
+    info = next(line for line in source.splitlines() if "info = " in line)
+    (tmp_path / "bare.py").write_text(source.replace(info, ""))
+    init = "    def __init__(self, k: int = 3):\n        raise ValueError('no k')\n\n"
+    (tmp_path / "cross.py").write_text(source.replace("    def _fit", init + "    def _fit"))
+    found = plan(places, ["bare", "cross", "random"], [tmp_path / "bare.py", tmp_path / "cross.py"]).run()
+    assert [record.status for record in found] == ["failed", "failed", "ok"]
+    assert "Odd has no info" in found[0].reason and found[1].reason == "ValueError: no k"
+
+
+def test_a_parameter_without_a_type_takes_any_value(places, tmp_path):
+    init = "    def __init__(self, k=3):\n        self.k = k\n\n"
+    (tmp_path / "loose.py").write_text(
+        HEAD.format(body="pass").replace("    def _fit", init + "    def _fit")
+    )
+    found = plan(places, ["loose", "loose[k=many]"], [tmp_path / "loose.py"]).run()
+    assert [(record.status, record.method.params) for record in found] == [
+        ("ok", {"k": 3}),
+        ("ok", {"k": "many"}),
+    ]
+
+
+def test_a_method_may_declare_itself_transductive_for_good(places, tmp_path):
+    source = HEAD.format(body="pass").replace("supervised=False", "supervised=False, transductive=True")
+    (tmp_path / "always.py").write_text(source)
+    assert plan(places, ["always"], [tmp_path / "always.py"]).run()[0].status == "failed"
+    assert plan(places, ["always"], [tmp_path / "always.py"], transductive=True).run()[0].method.transductive
 
 
 def test_transductive_methods_need_leave_and_are_marked(places, tmp_path):

@@ -40,6 +40,8 @@ class MethodInfo:
         year: year of publication.
         supervised: whether ``fit`` looks at class labels.
         multi_label: whether multi-hot labels are accepted.
+        transductive: whether ``fit`` always wants the features of the test rows; where that depends on a
+            parameter, the method overrides :attr:`Method.transductive` instead.
         control: a reference row rather than a published method.
         departures: where it departs from its paper, one sentence each; shown beside its numbers.
         requires: modules that its runs import, loaded once for all runs of a plan.
@@ -51,6 +53,7 @@ class MethodInfo:
     year: int
     supervised: bool
     multi_label: bool = True
+    transductive: bool = False
     control: bool = False
     departures: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
@@ -111,7 +114,7 @@ class Method(ABC):
     @property
     def transductive(self) -> bool:
         """Whether, with these parameters, ``fit`` wants the features of the test rows."""
-        return False
+        return self.info.transductive
 
     @property
     def departures(self) -> tuple[str, ...]:
@@ -334,6 +337,8 @@ def _checked(name: str, value: object, annotation: object) -> object:
     import types
     import typing
 
+    if annotation is inspect.Parameter.empty:
+        return value
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         allowed = typing.get_args(annotation)
     else:

@@ -164,8 +164,11 @@ def choose(request: Request, registry: Registry) -> list[_Choice]:
         label = label_of(name, parameters)
         try:
             method = plugin.load().resolve(parameters)
-        except PluginError as error:
-            chosen[label] = _Choice(plugin, label, None, str(error))
+        except UsageError:
+            raise
+        except Exception as error:  # a constructor may raise anything
+            reason = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+            chosen[label] = _Choice(plugin, label, None, reason)
             continue
         problem = None
         if method.transductive and not request.transductive:

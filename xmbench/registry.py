@@ -92,6 +92,8 @@ class Plugin:
                 f"{self.kind} {self.name!r} ({self.origin}): {self.attribute} is not a subclass of "
                 f"xmbench.{base.__name__}"
             )
+        if self.kind == "method" and not hasattr(found, "info"):
+            raise PluginError(f"method {self.name!r} ({self.origin}): {found.__name__} has no info")
         return found
 
     def source_digest(self) -> str:
