@@ -23,7 +23,7 @@ class Cca(Method):
     Solver: ridge-whiten both modalities through their thin SVD, then one SVD of the whitened cross
     product; nothing is inverted, and no n x n or d x d matrix is formed beside the factors. With n < d and
     no ridge every correlation is 1 and the projections mean nothing: that is what ``preset=unregularised``
-    shows.
+    shows. They are not even determined then: another BLAS gives other ones, and other scores near chance.
 
     Args:
         n_components: dimension k of the common space; None for the number of classes, or what the rank

@@ -48,7 +48,7 @@ class DeepSm(Method):
             "linear form: logistic regression per modality on fixed features, no hidden layer, no fine-tuning",
         ),
     )
-    grid: ClassVar = {"C": (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)}
+    grid: ClassVar = {"C": (0.0001, 0.001, 0.01, 0.1, 1.0)}
 
     def __init__(self, C: float = 0.01, max_iter: int = 2000) -> None:
         self.C = C

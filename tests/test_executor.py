@@ -39,6 +39,14 @@ def hangs(path, deadline, progress):
 def greedy(path, deadline, progress):
     raise MemoryError
 
+def talks(path, deadline, progress):
+    while True:
+        progress("on and on", 0.5)
+
+def lingers(path, deadline, progress):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+    open(path, "w").write(str(child.pid))
+
 def describes(path, deadline, progress):
     score = open("/proc/self/oom_score_adj").read().strip()
     loaded = "torch" in sys.modules
@@ -182,3 +190,46 @@ def test_a_killed_parent_takes_its_jobs_along(jobs, tmp_path):
             break
         time.sleep(0.1)
     assert gone(grandchild)
+
+
+def test_one_that_never_stops_talking_is_ended_in_time(jobs, tmp_path):
+    start = time.monotonic()
+    ended, _ = run(jobs, ["talks"], tmp_path, timeout=2.0)
+    assert ended["talks"].status == "timeout" and time.monotonic() - start < 60
+
+
+def test_what_a_finished_job_leaves_running_is_ended(jobs, tmp_path):
+    ended, _ = run(jobs, ["lingers"], tmp_path)
+    assert ended["lingers"].status == "ok"
+    pid = int((tmp_path / "lingers").read_text())
+    for _ in range(100):
+        if gone(pid):
+            break
+        time.sleep(0.1)
+    assert gone(pid)
+
+
+PARENT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import xmbench_test_jobs as jobs
+from xmbench.executor import Job, execute
+if __name__ == "__main__":
+    events = execute([Job("fine", jobs.fine, (sys.argv[2],))], n_jobs=1, timeout=60, preload=["traps"])
+    print([event.status for event in events][-1])
+"""
+
+
+def test_a_preloaded_module_that_fails_and_the_working_directory_harm_nothing(jobs, tmp_path):
+    """Modules of the working directory are not those of the command, and must not become them in a run."""
+    import subprocess
+
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "xmbench").mkdir(parents=True)
+    (elsewhere / "xmbench" / "__init__.py").write_text("raise SystemExit('the wrong xmbench')\n")
+    (elsewhere / "numpy.py").write_text("raise SystemExit('the wrong numpy')\n")
+    (tmp_path / "traps.py").write_text("raise ValueError('no import of this one')\n")
+    (tmp_path / "parent.py").write_text(PARENT)
+    words = [sys.executable, str(tmp_path / "parent.py"), str(tmp_path), str(tmp_path / "fine")]
+    found = subprocess.run(words, cwd=elsewhere, capture_output=True, text=True, timeout=60)
+    assert found.stdout == "ok\n", found.stderr

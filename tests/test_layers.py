@@ -24,6 +24,7 @@ FLOORS = {
     "scaling": 1,
     "nn": 1,
     "_io": 1,
+    "_preload": 1,
     "data": 2,
     "protocol": 2,
     "registry": 2,

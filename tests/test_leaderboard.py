@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from xmbench._io import npz_bytes, read_npz, short_id
+from xmbench._io import npz_bytes, read_npz
 from xmbench.errors import InvalidRecord, LeaderboardDrift, MissingData, XmbenchError
 from xmbench.evaluation import TASKS, evaluator_digest
 from xmbench.leaderboard import (
@@ -37,8 +37,19 @@ from xmbench.leaderboard import (
     to_text,
     write_boards,
 )
-from xmbench.protocol import DEFAULT, PROTOCOLS
-from xmbench.record import Cost, DatasetRow, MethodRow, Record, Results, TaskRow, encode, numerics_digest
+from xmbench.protocol import DEFAULT, PROTOCOLS, Protocol
+from xmbench.record import (
+    Cost,
+    DatasetRow,
+    MethodRow,
+    Record,
+    Results,
+    TaskRow,
+    encode,
+    fit_id,
+    numerics_digest,
+)
+from xmbench.record import score_id as score_id_of
 from xmbench.registry import Registry
 
 REGISTRY = Registry()
@@ -126,9 +137,10 @@ def make(
         **changes,
     }
     record = Record(fit_id="", score_id="", **values)
-    fit_id = short_id([list(record.identity), record.method.source, record.dataset.fingerprint])
-    derived = short_id([fit_id, record.evaluator, record.numerics])
-    return msgspec.structs.replace(record, fit_id=fit_id, score_id=score_id or derived)
+    used = Protocol(**record.protocol)
+    fit = fit_id(record.method, record.dataset, record.seed, record.numerics, used.selection)
+    derived = score_id_of(fit, record.method.label, used, record.evaluator)
+    return msgspec.structs.replace(record, fit_id=fit, score_id=score_id or derived)
 
 
 def failed(label: str = "cca", seed: int = 0, reason: str = "RunError: it diverged", **rest) -> Record:
@@ -212,7 +224,7 @@ def test_a_single_run_has_no_deviation():
     table = only([make(scores=0.25)])
     assert column(table, "average")["cca"] == "0.250"
     assert "standard deviation" not in table.footer[0]
-    assert "± standard deviation" in only([make(seed=0), make(seed=1)]).footer[0]
+    assert "± sample standard deviation" in only([make(seed=0), make(seed=1)]).footer[0]
 
 
 def test_an_undefined_score_is_a_dash_and_never_the_best():
@@ -366,8 +378,7 @@ def test_the_footer_says_how_the_numbers_came_about():
     footer = " ".join(only([make(), second]).footer)
     for words in (
         DEFAULT.describe(),
-        "80 train, 10 validation, 8 test",
-        "79 train, 11 validation, 8 test",
+        "79 to 80 train, 10 to 11 validation, 8 test",
         "pixels+words",
         "n_words 9",
         "scaling none+none",
@@ -691,7 +702,7 @@ def test_the_bytes_do_not_depend_on_the_order_of_arrival(board, tmp_path):
 
 
 def test_a_newer_record_replaces_the_older_one_and_leaves_the_others(board, tmp_path):
-    newer = make("cca", 0, 0, 0.75, dataset={"fingerprint": "fedcba9876543210"})
+    newer = make("cca", 0, 0, 0.75, method={"params": {"ridge": 99.0}})
     assert newer.identity == three()[0].identity and newer.score_id != three()[0].score_id
     write_boards(board, put(tmp_path / "new", newer), REGISTRY)
     found = {record.identity: record for record in read_board(board, "toys")}
@@ -719,6 +730,36 @@ def test_of_two_incoming_records_of_the_present_code_the_later_one_stays(tmp_pat
     os.utime(results.record_path(older.score_id), (1_000_000_000, 1_000_000_000))
     write_boards(tmp_path / "boards", results, REGISTRY)
     assert read_board(tmp_path / "boards", "toys") == [newer]
+
+
+def test_rows_run_on_other_data_do_not_come_into_a_table(board, tmp_path):
+    before = contents(board)
+    other = make("cca", 0, 0, 0.75, dataset={"fingerprint": "fedcba9876543210"})
+    with pytest.raises(InvalidRecord, match=r"split seed 0: .* was run on data .*fedcba9876543210"):
+        write_boards(board, put(tmp_path / "new", other), REGISTRY)
+    assert contents(board) == before
+
+
+def test_methods_that_are_not_registered_are_left_out(board, tmp_path):
+    before = contents(board)
+    write_boards(board, put(tmp_path / "new", make("mine", 0, 0, 0.9)), REGISTRY)
+    assert contents(board) == before
+
+
+def test_a_dataset_s_name_cannot_leave_the_folder(tmp_path):
+    results = put(tmp_path / "new", make(dataset={"name": "../../toys"}))
+    with pytest.raises(InvalidRecord, match="no name of a dataset"):
+        write_boards(tmp_path / "a" / "b" / "boards", results, REGISTRY)
+    assert not list(tmp_path.glob("**/toys*"))
+
+
+def test_a_parameter_changed_in_a_record_contradicts_its_ids(board):
+    record = three()[0]
+    changed = msgspec.structs.replace(record.method, params={**record.method.params, "ridge": 77.0})
+    before, after = encode(record).decode(), encode(msgspec.structs.replace(record, method=changed)).decode()
+    edit(board / "toys.jsonl", before, after)
+    with pytest.raises(InvalidRecord, match="not those that its ids were made from"):
+        check_boards(board, REGISTRY)
 
 
 def test_a_stale_record_does_not_replace_a_committed_one_of_the_present_code(board, tmp_path):

@@ -14,8 +14,11 @@ import pytest
 
 from xmbench.errors import UnknownName, UsageError
 from xmbench.plan import Places, Plan, Request, Reuse, label_of
+from xmbench.protocol import protocol
 from xmbench.record import Results
 from xmbench.registry import Registry
+
+EMOJI = str(Registry().datasets["emoji"].path)
 
 HEAD = """
 import os, signal, subprocess, sys, time
@@ -304,3 +307,69 @@ def test_no_temporary_files_are_left(places, tmp_path, monkeypatch):
     plan(places, ["random"]).run()
     assert not list((tmp_path / "scratch").iterdir())
     assert not [path for path in places.results.rglob("*") if path.name.endswith(".tmp")]
+
+
+CHOOSY = """
+from xmbench import Method, MethodInfo
+
+class Choosy(Method):
+    info = MethodInfo(title="Choosy", paper="none", year=2026, supervised=False)
+
+    def __init__(self, random_state: int = 0) -> None:
+        self.random_state = random_state
+
+    @property
+    def transductive(self):
+        return self.random_state > 0
+
+    def _fit(self, train, validation, context):
+        self.got_test_ = int(context.unlabelled_images is not None)
+        assert not self.got_test_
+        self.chosen_ = 8
+        self.chosen_ = max((8, 64, 512), key=lambda k: setattr(self, "chosen_", k) or context.validation_score(self))
+
+    def _encode_image(self, x):
+        return x[:, :self.chosen_] + 1.0
+
+    def _encode_text(self, x):
+        return x[:, :self.chosen_] + 1.0
+
+METHOD = Choosy
+"""
+
+
+def test_what_a_fit_selects_does_not_depend_on_the_protocol_it_is_scored_with(places, tmp_path):
+    path = tmp_path / "choosy.py"
+    path.write_text(CHOOSY)
+    other = Places(data=places.data, cache=places.cache, results=tmp_path / "other")
+    scores = []
+    for where, order in ((places, ("default", "l2")), (other, ("l2", "default"))):
+        found = {name: plan(where, ["choosy"], [path], protocol=protocol(name)).run()[0] for name in order}
+        scores.append({name: (record.score_id, record.metrics) for name, record in found.items()})
+    assert scores[0] == scores[1]
+
+
+def test_test_rows_reach_no_fit_that_is_not_recorded_as_transductive(places, tmp_path):
+    """The method changes its mind with the seed; what the table says is what happens."""
+    path = tmp_path / "choosy.py"
+    path.write_text(CHOOSY)
+    for record in plan(places, ["choosy"], [path], seeds=[(0, 0), (1, 0)]).run():
+        assert not record.method.transductive
+        assert record.status == "ok" or "transductive" in record.reason
+
+
+def test_another_adapter_means_other_data(places, tmp_path):
+    source = Path(Registry().datasets["emoji"].path).read_text().replace("Path(__file__)", f"Path({EMOJI!r})")
+    path = tmp_path / "myemoji.py"
+    prints = []
+    for text in (
+        source,
+        source + "\n# a comment\n",
+        source.replace('texts=lines["texts"]', 'texts=lines["texts"][:]'),
+    ):
+        path.write_text(text)
+        request = Request(methods=["random"], dataset="myemoji")
+        for spec, _, _ in Plan(request, Registry([path]), places, lambda message, fraction: None).specs():
+            prints.append((spec.dataset.name, spec.dataset.fingerprint))
+    assert prints[0] == prints[1] and prints[0][0] == "myemoji"
+    assert prints[1][1] != prints[2][1]

@@ -227,7 +227,7 @@ def data_list(plugins: tuple[str, ...], data_dir: str | None) -> None:
                 else ("files missing; see: xmbench data info " + name)
             )
             click.echo(f"{name:<16} {dataset.card.title:<20} {state}")
-        except XmbenchError as error:
+        except Exception as error:  # a plugin may raise anything
             click.echo(f"{name:<16} broken: {error}")
 
 
@@ -488,11 +488,11 @@ def _plugin_row(kind: str, name: str, plugin: Plugin, check: bool) -> dict[str, 
     if check and not plugin.problem:
         try:
             found = plugin.load()
-            row["about"] = found.info.title if kind == "methods" else found.card.title
+            row["about"] = found.resolve({}).info.title if kind == "methods" else found().card.title
         except XmbenchError as error:
             row["problem"] = str(error)
-        except AttributeError as error:
-            row["problem"] = f"is incomplete: {error}"
+        except Exception as error:  # a constructor may raise anything
+            row["problem"] = f"cannot be made: {type(error).__name__}: {error}"
     return row
 
 

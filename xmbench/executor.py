@@ -8,6 +8,7 @@ offers itself first when memory runs out; and it ends when the process that star
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import signal
@@ -15,12 +16,17 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any, Literal
 
 Status = Literal["ok", "failed", "timeout", "killed"]
+
+_OURS = ("PYTHONPATH", "PYTHONSAFEPATH", "XMBENCH_PRELOAD")
+"""What is set for the fork server and put back in the processes it forks."""
 
 
 @dataclass(frozen=True)
@@ -107,16 +113,39 @@ def _context(preload: list[str]) -> Any:
     platform: str = sys.platform
     if platform == "linux":
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(preload)
+        context.set_forkserver_preload(["xmbench._preload"])
+        with _for_the_server(preload):
+            forkserver.ensure_running()
         return context
     return multiprocessing.get_context("spawn")
 
 
+@contextlib.contextmanager
+def _for_the_server(preload: list[str]) -> Iterator[None]:
+    """Let a fork server that starts now find modules where this process does, and not in its working directory."""
+    before = {name: os.environ.get(name) for name in _OURS}
+    os.environ["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
+    os.environ["PYTHONSAFEPATH"] = "1"
+    os.environ["XMBENCH_PRELOAD"] = ",".join(preload)
+    try:
+        yield
+    finally:
+        _set_environment(before)
+
+
+def _set_environment(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
 def _start(context: Any, job: Job, timeout: float | None) -> _Running:
     ours, theirs = context.Pipe()
-    process = context.Process(
-        target=_child, args=(theirs, job.function, job.arguments, timeout), daemon=False
-    )
+    environment = {name: os.environ.get(name) for name in _OURS}
+    arguments = (theirs, job.function, job.arguments, timeout, environment)
+    process = context.Process(target=_child, args=arguments, daemon=False)
     process.start()
     theirs.close()
     start = time.monotonic()
@@ -131,7 +160,7 @@ def _wait(running: dict[int, _Running], timeout: float | None) -> Iterator[Event
     sources = [source for source in sources if not (isinstance(source, Connection) and source.closed)]
     wait(sources, timeout=max(0.0, min(deadlines)) if deadlines else None)
     for sentinel, one in list(running.items()):
-        yield from _messages(one)
+        yield from _messages(one, most=100)  # one that never stops talking must not hold up the deadlines
         alive = one.process.is_alive()
         expired = alive and one.deadline is not None and time.monotonic() >= one.deadline
         if expired:
@@ -139,6 +168,7 @@ def _wait(running: dict[int, _Running], timeout: float | None) -> Iterator[Event
             one.outcome = ("timeout", f"took longer than --timeout {timeout:g} s", "")
         if expired or not alive:
             one.process.join()
+            _kill_group(one.process.pid)  # what it started ends with it
             yield from _messages(one)
             status, message, details = one.outcome or _silent_end(one.process.exitcode)
             one.connection.close()
@@ -147,9 +177,11 @@ def _wait(running: dict[int, _Running], timeout: float | None) -> Iterator[Event
             yield Event("ended", one.job.key, message, None, status, seconds, details)
 
 
-def _messages(one: _Running) -> Iterator[Event]:
+def _messages(one: _Running, most: int | None = None) -> Iterator[Event]:
     with contextlib.suppress(EOFError, OSError):
-        while not one.connection.closed and one.connection.poll():
+        for _ in itertools.count() if most is None else range(most):
+            if one.connection.closed or not one.connection.poll():
+                break
             kind, *rest = one.connection.recv()
             if kind == "progress":
                 yield Event("progress", one.job.key, *rest)
@@ -175,20 +207,28 @@ def _kill(process: Any) -> None:
     """End a process and all that it started."""
     if not process.is_alive():
         return
-    if hasattr(os, "killpg"):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if os.getpgid(process.pid) == process.pid:
-                os.killpg(process.pid, signal.SIGKILL)
+    _kill_group(process.pid)
     process.kill()
     process.join()
+
+
+def _kill_group(pid: int) -> None:
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
 
 
 # -- in the job's process -------------------------------------------------------------------------
 
 
 def _child(
-    connection: Connection, function: Callable[..., None], arguments: tuple[Any, ...], timeout: float | None
+    connection: Connection,
+    function: Callable[..., None],
+    arguments: tuple[Any, ...],
+    timeout: float | None,
+    environment: Mapping[str, str | None],
 ) -> None:
+    _set_environment(environment)
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides

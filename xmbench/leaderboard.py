@@ -19,8 +19,8 @@ from xmbench.data import PARTS
 from xmbench.errors import InvalidRecord, LeaderboardDrift, MissingData, XmbenchError
 from xmbench.evaluation import TASKS, evaluator_digest
 from xmbench.protocol import Protocol
-from xmbench.record import REPORTED_SCOPES, Record, Results, decode, encode, numerics_digest
-from xmbench.registry import Registry
+from xmbench.record import REPORTED_SCOPES, Record, Results, check_ids, decode, encode, numerics_digest
+from xmbench.registry import NAME, Registry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -150,7 +150,7 @@ def _table(records: list[Record], stale: Callable[[Record], bool]) -> Table:
             i: means[label][column] for i, label in enumerate(labels) if label in means and comparable[i]
         }
         values = {i: round(value, 3) for i, value in values.items() if value == value}
-        if values:
+        if len(set(values.values())) > 1 or len(values) == 1:
             bold |= {(i, j) for i, value in values.items() if value == max(values.values())}
     if len(runs):
         chance = [_score(float(runs[f"chance/{task}"].mean()), None) for task in TASKS]
@@ -182,27 +182,29 @@ def _footer(records: list[Record], runs: pd.DataFrame) -> list[str]:
     first = records[0]
     protocol = Protocol(**first.protocol)
     data = first.dataset
-    sizes = {tuple((part, record.dataset.sizes[part]) for part in PARTS) for record in records}
+    sizes = ", ".join(f"{_span([record.dataset.sizes[part] for record in records])} {part}" for part in PARTS)
     provenance = "; ".join(f"{key}: {_words(value)}" for key, value in sorted(data.provenance.items()))
     prints = dict.fromkeys(
         (record.dataset.split_seed, record.dataset.fingerprint) for record in sorted(records, key=_seed_order)
     )
     named = ", ".join(mark if seed is None else f"{mark} (split seed {seed})" for seed, mark in prints)
-    selected = (
-        "Parameters are each method's defaults, or those in brackets. Defaults were chosen by validation scores "
-        "over several splits; validation rows of one split are test rows of another."
-    )
+    params = {record.method.label: record.method.params for record in records if record.method.params}
+    params = {
+        label: {k: v for k, v in found.items() if k != "random_state"} for label, found in params.items()
+    }
+    named_params = "; ".join(f"{label}: {_words(found)}" for label, found in sorted(params.items()) if found)
+    repeated = len(runs) and runs.groupby("label").size().max() > 1
     lines = [
-        "Cells are means"
-        + (" ± standard deviation" if len(runs) and runs.groupby("label").size().max() > 1 else "")
-        + f" of mean average precision. {_axis(runs)} P@K is the mean over image→text and text→image.",
+        ("Means ± sample standard deviation" if repeated else "Values")
+        + f" of mean average precision, of the precision among the first K (P@K, mean over image→text and text→image) "
+        f"and of seconds. {_axis(runs)} Bold is the highest value; no test of differences is made.",
         f"Protocol {protocol.describe()}.",
-        f"Split {data.split}: "
-        + " or ".join(", ".join(f"{n} {part}" for part, n in size) for size in sorted(sizes))
-        + ".",
+        f"Split {data.split}: {sizes}.",
         f"Features {data.features} ({provenance}); scaling {data.scaling}, fitted on training rows.",
         f"Data fingerprint: {named}.",
-        selected,
+        f"Parameters, by default or as set by hand: {named_params or 'none'}. The defaults of xmbench's own methods "
+        "were chosen by validation scores over several seeded splits; a validation row of one such split can be a "
+        "test row of another.",
     ]
     if protocol.flags:
         lines.append(f"Warning: this protocol has {', '.join(protocol.flags)}.")
@@ -214,6 +216,11 @@ def _footer(records: list[Record], runs: pd.DataFrame) -> list[str]:
             f"Computed with {', '.join(used)} on {' / '.join(where)}; fit seconds depend on the machine."
         )
     return lines
+
+
+def _span(values: Sequence[int]) -> str:
+    """One number, or the least and the greatest."""
+    return str(min(values)) if min(values) == max(values) else f"{min(values)} to {max(values)}"
 
 
 def _seed_order(record: Record) -> tuple[int, int]:
@@ -229,10 +236,14 @@ def _axis(runs: pd.DataFrame) -> str:
     if not len(runs):
         return "No run has finished."
     seeds, splits = sorted(set(runs["seed"])), sorted(set(runs["split_seed"].dropna()))
+    overlap = "Such splits share rows, so the deviation is no standard error."
     if len(seeds) > 1 and len(splits) > 1:
-        return f"Runs differ in split and method seed together: seeds {_ranges(seeds)}."
+        together = len(set(zip(runs["seed"], runs["split_seed"], strict=True))) == len(seeds) == len(splits)
+        how = "together" if together else "in a mixture of pairs"
+        return f"Runs differ in split and method seed {how}: seeds {_ranges(seeds)}. {overlap}"
     if len(splits) > 1:
-        return f"Runs differ in the split alone: split seeds {_ranges(splits)}, method seed {_ranges(seeds)}."
+        ranges = f"split seeds {_ranges(splits)}, method seed {_ranges(seeds)}"
+        return f"Runs differ in the split alone: {ranges}. {overlap}"
     fixed = f"split seed {_ranges(splits)}" if splits else "a fixed split"
     if len(seeds) > 1:
         return f"Runs differ in the method's seed alone: seeds {_ranges(seeds)}, {fixed}."
@@ -376,7 +387,8 @@ def write_boards(folder: Path, results: Results, registry: Registry, only: str |
     """Merge the finished records of ``results`` into ``folder`` and write its pages.
 
     A record replaces an older one of the same method, data, seeds and protocol, unless that one was made by
-    the present code and it was not. Failed ones are not committed.
+    the present code and it was not. Failed ones are left out, and so are methods that are not registered here
+    (name a plugin file with --plugin to have its method in).
 
     Returns:
         The pages written.
@@ -388,7 +400,10 @@ def write_boards(folder: Path, results: Results, registry: Registry, only: str |
     stale = staleness(registry)
     incoming: dict[str, list[Record]] = {}
     for record in results:
-        if record.status == "ok" and only in (None, record.dataset.name):
+        if not NAME.fullmatch(record.dataset.name):
+            raise InvalidRecord(f"record {record.score_id}: {record.dataset.name!r} is no name of a dataset")
+        wanted = record.method.name in registry.methods and only in (None, record.dataset.name)
+        if record.status == "ok" and wanted:
             incoming.setdefault(record.dataset.name, []).append(record)
     known = {name for name in boards(folder) if only in (None, name)}
     if not (incoming or known):
@@ -412,6 +427,7 @@ def write_boards(folder: Path, results: Results, registry: Registry, only: str |
                 if kind == "average_precision":
                     arrays[f"{record.score_id}/{task}"] = values.astype(np.float32)
         records = sorted(merged.values(), key=_order)
+        _check_same_data(records)
         ids = {record.score_id for record in records}
         arrays = {name: values for name, values in arrays.items() if name.partition("/")[0] in ids}
         atomic_write(kept_path, npz_bytes(arrays))
@@ -439,6 +455,9 @@ def check_boards(folder: Path, registry: Registry, only: str | None = None) -> l
         raise MissingData(f"no leaderboard {'' if only is None else only + ' '}in {folder}")
     for name in names:
         records = read_board(folder, name)
+        for record in records:
+            check_ids(record)
+        _check_same_data(records)
         _check_arrays(folder / f"{name}.npz", records)
         expected = page(records[0].dataset.title, records, staleness(registry))
         path = folder / f"{name}.md"
@@ -452,6 +471,20 @@ def check_boards(folder: Path, registry: Registry, only: str | None = None) -> l
                 f"{path.name} is not what its records give; run xmbench leaderboard to make it anew:\n{shown}"
             )
     return names
+
+
+def _check_same_data(records: Iterable[Record]) -> None:
+    """Raise InvalidRecord if two runs of one table and split seed were given different data."""
+    seen: dict[tuple[object, ...], Record] = {}
+    for record in records:
+        data = record.dataset
+        other = seen.setdefault((*group_key(record)[:4], data.split_seed), record)
+        if other.dataset.fingerprint != data.fingerprint:
+            raise InvalidRecord(
+                f"{data.name}, split {data.split}, split seed {data.split_seed}: {record.method.label} was run on "
+                f"data {data.fingerprint}, {other.method.label} on {other.dataset.fingerprint}; run all methods on "
+                "the same data, or keep the leaderboard of the other data elsewhere (--output)"
+            )
 
 
 def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:

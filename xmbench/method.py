@@ -69,8 +69,8 @@ class FitContext:
     """What surrounds a fit. A method may ignore all of it.
 
     Args:
-        validation_score: the protocol's main metric of a (partly) fitted method on the validation pairs,
-            higher is better; None without validation pairs.
+        validation_score: main metric of a (partly) fitted method on the validation pairs under the default
+            protocol, whatever the run is scored with; higher is better; None without validation pairs.
         unlabelled_images: (m, d_image) rows without labels, for transductive runs alone; else None.
         unlabelled_texts: (m, d_text) likewise.
         device: ``cpu``, ``cuda``, ``cuda:1``, ...

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from xmbench._io import digest
 from xmbench.data import Corpus, Dataset, PairedData, prepare
 from xmbench.errors import PluginError, UsageError
 from xmbench.evaluation import evaluator_digest
@@ -36,7 +37,7 @@ class Request:
         split: name of a split; None for the dataset's default.
         seeds: (random state of the method, split seed) of each repetition.
         protocol: how to score.
-        settings: method name -> parameters that replace those of its specs.
+        settings: method name -> parameters for those of its specs that do not set them in brackets.
         transductive: whether methods may learn from the features of test rows, if they ask for them.
         device: where to compute.
         threads: threads of each run.
@@ -159,7 +160,7 @@ def choose(request: Request, registry: Registry) -> list[_Choice]:
             )
     for spec in request.methods:
         name, parameters = parse_spec(spec)
-        parameters |= request.settings.get(name, {})
+        parameters = {**request.settings.get(name, {}), **parameters}
         plugin = registry.plugin("method", name)
         label = label_of(name, parameters)
         try:
@@ -190,6 +191,7 @@ class Plan:
     def __init__(self, request: Request, registry: Registry, places: Places, progress: Progress) -> None:
         self.request, self.places, self.progress = request, places, progress
         self.choices = choose(request, registry)
+        self.adapter = registry.plugin("dataset", request.dataset)
         self.dataset: Dataset = registry.dataset(request.dataset)
         self.features = request.features or self.dataset.features
         self.image, self.text = split_features(self.features)
@@ -211,7 +213,11 @@ class Plan:
             if self._corpus is None:
                 self.progress(f"reading {self.request.dataset}", None)
                 image, text = (source(self.dataset, modality, spec) for modality, spec in self.wanted)
-                self._corpus = self.dataset.load(self.places.data, image, text)
+                corpus = self.dataset.load(self.places.data, image, text)
+                adapter = self.adapter.source_digest()  # what it makes of the files is part of the data
+                self._corpus = replace(
+                    corpus, name=self.request.dataset, digest=digest([corpus.digest, adapter])
+                )
             split = self.dataset.split(self._corpus, self.split, split_seed)
             images, texts = (
                 extract(

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import xmbench
-from xmbench._io import atomic_write, npz_bytes, read_npz, source_digest
+from xmbench._io import atomic_write, npz_bytes, read_npz, short_id, source_digest
 from xmbench.errors import InvalidParameter, InvalidRecord
 from xmbench.evaluation import TASKS, Scores
-from xmbench.protocol import Protocol
+from xmbench.protocol import DEFAULT, Protocol
 
 SCHEMA = 1
 REPORTED_SCOPES = (1, 10, 50, 100)
@@ -122,6 +122,39 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         data = self.dataset
         variant = (data.name, data.features, data.scaling, data.split, data.split_seed)
         return (self.method.label, *variant, self.seed, self.protocol["name"])
+
+
+def fit_id(method: MethodRow, dataset: DatasetRow, seed: int, numerics: str, selection: str) -> str:
+    """Hash of all that can change a fitted model, and of nothing else."""
+    return short_id(
+        {
+            "method": method.source,
+            "numerics": numerics,
+            "params": method.params,
+            "transductive": method.transductive,
+            "data": dataset.fingerprint,
+            "split_seed": dataset.split_seed,
+            "seed": seed,
+            "selection": [selection, DEFAULT.identity()],
+        }
+    )
+
+
+def score_id(fit: str, label: str, protocol: Protocol, evaluator: str) -> str:
+    """Hash of a fit, the label it goes by, the protocol and the evaluator."""
+    return short_id([fit, label, {"name": protocol.name, **protocol.identity()}, evaluator])
+
+
+def check_ids(record: Record) -> None:
+    """Raise InvalidRecord unless the ids of a record are those of what it says it is a record of."""
+    protocol = Protocol(**record.protocol)
+    fit = fit_id(record.method, record.dataset, record.seed, record.numerics, protocol.selection)
+    score = score_id(fit, record.method.label, protocol, record.evaluator)
+    if (record.fit_id, record.score_id) != (fit, score):
+        raise InvalidRecord(
+            f"record {record.score_id} of {record.method.label}, seed {record.seed}: its parameters, data, seeds "
+            "or protocol are not those that its ids were made from"
+        )
 
 
 def encode(record: Record) -> bytes:

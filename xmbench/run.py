@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -13,20 +14,22 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from xmbench._io import atomic_write, npz_bytes, read_npz, short_id
+from xmbench._io import atomic_write, npz_bytes, read_npz
 from xmbench.data import PairedData, Pairs, Ragged
 from xmbench.evaluation import Scores, evaluate
 from xmbench.method import FitContext, Method
-from xmbench.protocol import Protocol
+from xmbench.protocol import DEFAULT, Protocol
 from xmbench.record import (
     Cost,
     DatasetRow,
     MethodRow,
     Record,
     Results,
+    fit_id,
     git_state,
     pack_header,
     score_arrays,
+    score_id,
     task_rows,
     unpack_header,
     versions,
@@ -65,17 +68,7 @@ class RunSpec:
     @property
     def fit_id(self) -> str:
         """Hash of all that can change the fitted model, and of nothing else."""
-        return short_id(
-            {
-                "method": self.method.source,
-                "numerics": self.numerics,
-                "params": self.method.params,
-                "data": self.dataset.fingerprint,
-                "split_seed": self.dataset.split_seed,
-                "seed": self.seed,
-                "selection": self.protocol.selection,
-            }
-        )
+        return fit_id(self.method, self.dataset, self.seed, self.numerics, self.protocol.selection)
 
     @property
     def score_id(self) -> str:
@@ -96,11 +89,6 @@ class RunSpec:
             git=git_state(),
             **fields,
         )
-
-
-def score_id(fit_id: str, label: str, protocol: Protocol, evaluator: str) -> str:
-    """Hash of a fit, the label it goes by, the protocol and the evaluator."""
-    return short_id([fit_id, label, {"name": protocol.name, **protocol.identity()}, evaluator])
 
 
 @dataclass(frozen=True)
@@ -169,6 +157,7 @@ def run_one(
 def _fit_and_encode(
     spec: RunSpec, bundle: Path, deadline: float | None, progress: Callable[[str, float | None], None]
 ) -> Embeddings:
+    before = _memory()
     train = read_bundle(bundle, "train")
     validation = read_bundle(bundle, "validation") if spec.dataset.sizes.get("validation") else None
     method = spec.plugin.load().resolve(spec.method.params)
@@ -177,7 +166,7 @@ def _fit_and_encode(
         assert validation is not None
         images, texts = fitted.encode_image(validation.images), fitted.encode_text(validation.texts)
         tasks = ("image->text", "text->image")
-        return evaluate(images, texts, validation.labels, spec.protocol, tasks=tasks, device=spec.device).main
+        return evaluate(images, texts, validation.labels, DEFAULT, tasks=tasks, device=spec.device).main
 
     context = FitContext(
         validation_score=validation_score if validation is not None else None,
@@ -186,10 +175,9 @@ def _fit_and_encode(
         deadline=deadline,
         progress=progress,
     )
-    if method.transductive:  # its label is marked in every table; plan.py has seen to the explicit option
+    if spec.method.transductive:  # as recorded, and marked in every table; plan.py has seen to the option
         test = read_bundle(bundle, "test")
         context = replace(context, unlabelled_images=test.images, unlabelled_texts=test.texts)
-    before = _memory()
     progress("fitting", None)
     start = time.perf_counter()
     method.fit(train, validation, context=context)
@@ -303,6 +291,8 @@ def read_bundle(path: Path, part: str) -> Pairs:
 def _limit_threads(threads: int) -> None:
     from threadpoolctl import threadpool_limits
 
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(threads)  # for what is loaded later, torch above all
     threadpool_limits(threads)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
