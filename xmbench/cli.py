@@ -85,7 +85,13 @@ def cli(debug: bool) -> None:
 @click.option("--seed", type=click.IntRange(0), help="Hold the method's seed at this value.")
 @click.option("--split-seed", type=click.IntRange(0), help="Hold the split seed at this value.")
 @click.option("--protocol", "protocol_name", default="default", show_default=True, help="How to score.")
-@click.option("--set", "settings", multiple=True, metavar="METHOD.PARAMETER=VALUE", help="Set a parameter.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="METHOD.PARAMETER=VALUE",
+    help="Set a parameter where brackets do not.",
+)
 @click.option("--transductive", is_flag=True, help="Let methods that ask for it learn from test features.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of each run.")
