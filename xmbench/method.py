@@ -215,7 +215,9 @@ class Method(ABC):
     def n_parameters(self) -> int:
         """How many numbers the fitted model consists of."""
         return sum(
-            value.size for name, value in vars(self).items() if name.endswith("_") and _is_array(value)
+            value.size
+            for name, value in vars(self).items()
+            if name.endswith("_") and isinstance(value, np.ndarray)
         )
 
     # -- parameters -----------------------------------------------------------------------------
@@ -326,10 +328,6 @@ def _unpack(value: object, arrays: dict[str, NDArray[Any]]) -> object:
             return arrays[value["array"]]
         return {key: _unpack(item, arrays) for key, item in value["items"].items()}
     return value
-
-
-def _is_array(value: object) -> bool:
-    return isinstance(value, np.ndarray)
 
 
 def _checked(name: str, value: object, annotation: object) -> object:
