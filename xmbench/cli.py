@@ -386,15 +386,23 @@ def rescore(results: str, names: tuple[str, ...], as_json: bool) -> None:
 @click.option("--protocol", "protocol_name", default="default", show_default=True, help="How to score.")
 @click.option(
     "--engine",
-    type=click.Choice(["auto", "numpy", "torch"]),
+    type=click.Choice(["auto", "numpy", "numba", "torch"]),
     default="auto",
     show_default=True,
     help="What computes the scores.",
 )
-@click.option("--device", default="cpu", show_default=True, help="For the torch engine: cpu, cuda, ...")
+@click.option("--device", default="cpu", show_default=True, help="For the torch engine: cpu, cuda, mps, ...")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "float64"]),
+    default="auto",
+    show_default=True,
+    help="Of the scores; auto takes the embeddings' own. Only float64 keeps every tie a tie.",
+)
+@click.option("--threads", type=click.IntRange(1), help="On the CPU.  [default: as many as the BLAS uses]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def evaluate(
-    images: str, texts: str, labels: str, protocol_name: str, engine: str, device: str, as_json: bool
+    images: str, texts: str, labels: str, protocol_name: str, as_json: bool, **resources: Any
 ) -> None:
     """Score embeddings of your own: row i of IMAGES, TEXTS and the labels is one item.
 
@@ -407,7 +415,7 @@ def evaluate(
 
     arrays = [read_matrix(Path(path)) for path in (images, texts)]
     classes = read_matrix(Path(labels), labels=True)
-    found = score(arrays[0], arrays[1], classes, protocol(protocol_name), engine=engine, device=device)
+    found = score(arrays[0], arrays[1], classes, protocol(protocol_name), **resources)
     if as_json:
         import msgspec
 

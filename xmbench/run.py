@@ -18,7 +18,7 @@ from xmbench._io import atomic_write, npz_bytes, read_npz
 from xmbench.data import PairedData, Pairs, Ragged
 from xmbench.evaluation import Scores, evaluate
 from xmbench.method import FitContext, Method
-from xmbench.protocol import DEFAULT, Protocol
+from xmbench.protocol import Protocol
 from xmbench.record import (
     Cost,
     DatasetRow,
@@ -140,9 +140,7 @@ def run_one(
             write_embeddings(path, embeddings)
     progress("scoring", None)
     start = time.perf_counter()
-    scores = evaluate(
-        embeddings.images, embeddings.texts, embeddings.labels, spec.protocol, device=spec.device
-    )
+    scores = _evaluate(embeddings, spec.protocol, spec.device)
     seconds = time.perf_counter() - start
     record = spec.record(
         status="ok",
@@ -165,8 +163,8 @@ def _fit_and_encode(
     def validation_score(fitted: Method) -> float:
         assert validation is not None
         images, texts = fitted.encode_image(validation.images), fitted.encode_text(validation.texts)
-        tasks = ("image->text", "text->image")
-        return evaluate(images, texts, validation.labels, DEFAULT, tasks=tasks, device=spec.device).main
+        labels, tasks = validation.labels, ("image->text", "text->image")
+        return evaluate(images, texts, labels, tasks=tasks, curves=False, **_resources(spec.device)).main
 
     context = FitContext(
         validation_score=validation_score if validation is not None else None,
@@ -212,7 +210,7 @@ def rescore(
         evaluator: digest of the evaluator's source.
     """
     start = time.perf_counter()
-    scores = evaluate(embeddings.images, embeddings.texts, embeddings.labels, protocol)
+    scores = _evaluate(embeddings, protocol, "cpu")
     anew = msgspec.structs.replace(
         record,
         score_id=score_id(record.fit_id, record.method.label, protocol, evaluator),
@@ -223,6 +221,15 @@ def rescore(
         evaluator=evaluator,
     )
     return anew, scores
+
+
+def _evaluate(embeddings: Embeddings, protocol: Protocol, device: str) -> Scores:
+    return evaluate(embeddings.images, embeddings.texts, embeddings.labels, protocol, **_resources(device))
+
+
+def _resources(device: str) -> dict[str, str]:
+    """Numbers for a record are computed in float64, whatever the method made: ties stay ties."""
+    return {"precision": "float64", "device": "cpu" if device.startswith("mps") else device}
 
 
 def write_embeddings(path: Path, embeddings: Embeddings) -> None:
