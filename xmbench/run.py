@@ -227,7 +227,7 @@ def _evaluate(embeddings: Embeddings, protocol: Protocol, device: str) -> Scores
     return evaluate(embeddings.images, embeddings.texts, embeddings.labels, protocol, **_resources(device))
 
 
-def _resources(device: str) -> dict[str, str]:
+def _resources(device: str) -> dict[str, Any]:
     """Numbers for a record are computed in float64, whatever the method made: ties stay ties."""
     return {"precision": "float64", "device": "cpu" if device.startswith("mps") else device}
 

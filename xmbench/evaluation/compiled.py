@@ -10,7 +10,7 @@ import numpy as np
 _compiled = numba.njit(cache=True, nogil=True)
 
 
-@_compiled  # type: ignore[untyped-decorator]
+@_compiled
 def pack(keys: Any, top: int, offsets: Any, classes: Any, starts: Any, items: Any) -> int:
     """``ranks.order_bits`` in place, and the lowest bit set for relevant items; returns how many there are.
 
@@ -27,7 +27,7 @@ def pack(keys: Any, top: int, offsets: Any, classes: Any, starts: Any, items: An
         for j in range(row.shape[0]):
             key = row[j]
             if key < 0:
-                key ^= ~sign
+                key = sign - key
             row[j] = (key << shift) & keys.dtype.type(-2)
         for k in range(offsets[i], offsets[i + 1]):
             for p in range(starts[classes[k]], starts[classes[k] + 1]):
@@ -36,7 +36,7 @@ def pack(keys: Any, top: int, offsets: Any, classes: Any, starts: Any, items: An
     return n
 
 
-@_compiled  # type: ignore[untyped-decorator]
+@_compiled
 def scan(keys: Any, columns: Any) -> int:
     """``ranks.tie_groups`` of packed, sorted rows (b, g), into ``columns`` (5, n); returns how many groups."""
     n = 0

@@ -97,9 +97,8 @@ def _blas() -> Any:
 
 
 def _blas_threads() -> int:
-    return max(
-        [1, *(library.num_threads for library in _blas().lib_controllers if library.user_api == "blas")]
-    )
+    pools = [library for library in _blas().lib_controllers if library.user_api == "blas"]
+    return max([1, *(int(library.num_threads) for library in pools)])
 
 
 class TorchEngine:
