@@ -20,9 +20,10 @@ from xmbench.evaluation.metrics import (
     precision_sums,
     relevant_counts,
 )
+from xmbench.evaluation.ranking import Ranking, rank
 from xmbench.protocol import DEFAULT, Protocol
 
-__all__ = ["TASKS", "Scores", "TaskScores", "evaluate", "evaluator_digest", "retrieve"]
+__all__ = ["TASKS", "Ranking", "Scores", "TaskScores", "evaluate", "evaluator_digest", "rank", "retrieve"]
 
 TASKS = ("image->text", "text->image", "image->all", "text->all")
 
