@@ -63,10 +63,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Example:
-    """A query, its average precision (None without a relevant item), and the first of what it retrieves."""
+    """A query, its average precision, and the first of what it retrieves."""
 
     query: Item
-    average_precision: float | None
+    average_precision: float
     results: tuple[Result, ...]
 
 
@@ -167,9 +167,8 @@ def collect(
                             item=item(asked_for, int(items[place]) % n),
                         )
                     )
-                value = float(scores[task].average_precision[query])
-                known = None if np.isnan(value) else value
-                examples.append(Example(item(asking, int(query)), known, tuple(results)))
+                value = float(scores[task].average_precision[query])  # a query's own pair is always relevant
+                examples.append(Example(item(asking, int(query)), value, tuple(results)))
         found[task] = tuple(examples)
     return Report(
         title=f"{record.method.title} on {record.dataset.title}",
@@ -255,7 +254,7 @@ def _raw(
 def _check_scores(record: Record, task: str, found: float) -> None:
     """Raise InvalidRecord if the record has another score than its embeddings."""
     known = record.metrics[task].mean_average_precision
-    if np.isnan(found) != (known is None) or (known is not None and not abs(found - known) <= 1e-6):
+    if known is None or not abs(found - known) <= 1e-6:
         raise InvalidRecord(
             f"record {record.score_id} has {known} for {task}, its kept embeddings give {found}; run it again "
             "with --fresh"
@@ -292,8 +291,6 @@ def heading(task: str, report: Report) -> str:
 
 def precision_words(example: Example) -> str:
     """The average precision of a query, in words."""
-    if example.average_precision is None:
-        return "no relevant item in the gallery, so no average precision"
     return f"average precision {example.average_precision:.3f}"
 
 
@@ -327,8 +324,8 @@ def show(report: Report, stream: TextIO) -> None:
         line((heading(task, report), "bold"))
         for example in examples:
             line("")
-            asked = ["query", *filter(None, _cells(example.query)), precision_words(example)]
-            line(("  ".join(asked), "bold"))
+            *asked, shown = _cells(example.query)
+            line(("  ".join(["query", *asked, precision_words(example)]), "bold"), f"  {shown}")
             rows = [[found.rank, f"{found.score:.3f}", *_cells(found.item)] for found in example.results]
             widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
             for (place, *cells), result in zip(rows, example.results, strict=True):

@@ -39,7 +39,7 @@ dd { margin: 0; }
 .example { display: grid; grid-template-columns: 10.5rem 1fr; gap: 1.25rem; padding: 1.25rem 0;
   border-bottom: 1px solid var(--line); }
 .results { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.25rem, 1fr)); gap: 0.7rem; margin: 0;
-  padding: 0; list-style: none; align-items: start; }
+  padding: 0; list-style: none; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 0.4rem; padding: 0.5rem; }
 .results .card { border: 0.2rem solid var(--right); }
 .results .wrong { border: 0.2rem dashed var(--wrong); }
@@ -48,8 +48,8 @@ dd { margin: 0; }
 .wrong .mark { color: var(--wrong); }
 .score { margin-left: auto; font-weight: 400; font-size: 0.75rem; color: var(--faint); }
 .card img { display: block; width: 100%; height: 8rem; object-fit: contain; border-radius: 0.2rem; }
-.absent { display: grid; place-items: center; height: 8rem; border: 1px dotted var(--line); text-align: center;
-  color: var(--faint); font-size: 0.75rem; }
+.absent { display: grid; place-items: center; height: 4rem; margin: 0; border: 1px dotted var(--line);
+  text-align: center; color: var(--faint); font-size: 0.75rem; }
 .words { margin: 0; font-size: 0.82rem; }
 .names { margin: 0.35rem 0 0; font-size: 0.75rem; color: var(--faint); }
 .names b { color: var(--ink); }
@@ -79,9 +79,9 @@ def page(report: Report) -> str:
     """
     thumbnail = cache(_thumbnail)
 
-    def picture(item: Item) -> str:
+    def picture(item: Item, length: int = 140) -> str:
         if item.modality == "text":
-            words = "(no text to show)" if item.text is None else snippet(item.text, 240)
+            words = "(no text to show)" if item.text is None else snippet(item.text, length)
             return f'<p class="words">{_safe(words)}</p>'
         if item.image is None:
             return '<p class="absent">no image to show</p>'
@@ -103,7 +103,7 @@ def page(report: Report) -> str:
     def example(shown: Example) -> str:
         return (
             f'<article class="example"><div class="query"><h3>query, {precision_words(shown)}</h3>'
-            f'<div class="card">{picture(shown.query)}{names(shown.query)}</div></div>\n<ol class="results">\n'
+            f'<div class="card">{picture(shown.query, 400)}{names(shown.query)}</div></div>\n<ol class="results">\n'
             + "\n".join(map(result, shown.results))
             + "\n</ol></article>"
         )
