@@ -38,6 +38,13 @@ DATA_DIR = click.option(
 RESULTS = click.option(
     "--results", default="results", show_default=True, metavar="DIR", help="Folder of records and embeddings."
 )
+TASK = click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    metavar="TASK",
+    help="image-text, text-image, image-all or text-all; may be given again.",
+)
 
 
 class Group(click.Group):
@@ -375,6 +382,90 @@ def rescore(results: str, names: tuple[str, ...], as_json: bool) -> None:
 
     anew = rescore_all(Results(Path(results)), [protocol(name) for name in names])
     _print_records(anew, as_json)
+
+
+@cli.command()
+@click.argument("record")
+@click.option("--query", "ids", multiple=True, metavar="ID", help="Show this test item; may be given again.")
+@click.option("--queries", type=click.IntRange(1), metavar="N", help="Show N drawn at random.  [default: 5]")
+@click.option(
+    "--random-state", type=click.IntRange(0), default=0, show_default=True, help="Seed of the draw."
+)
+@click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="Results of each query.")
+@TASK
+@click.option("--html", metavar="FILE", help="Write a page with thumbnails instead.")
+@RESULTS
+@DATA_DIR
+@PLUGIN
+def examples(record: str, **options: Any) -> None:
+    """Show what queries of a finished run retrieve, right and wrong marked.
+
+    RECORD is the score id of the run (or its beginning), or the path of its record.  [tasks by default:
+    image-text and text-image]
+    """
+    from xmbench.examples import collect, show
+    from xmbench.record import Results
+    from xmbench.rescore import find_kept, named_tasks
+
+    found, embeddings = find_kept(Results(Path(options["results"])), record)
+    report = collect(
+        found,
+        embeddings,
+        Registry(options["plugins"]),
+        _data(options["data_dir"]),
+        tasks=named_tasks(options["tasks"] or ("image-text", "text-image")),
+        ids=options["ids"],
+        n_queries=options["queries"],
+        random_state=options["random_state"],
+        top=options["top"],
+    )
+    if options["html"] is None:
+        show(report, sys.stdout)
+        return
+    from xmbench.gallery import write_page
+
+    for line in [*report.warnings, *report.notes]:
+        click.echo(f"xmbench: {line}", err=True)
+    write_page(Path(options["html"]), report)
+    click.echo(f"wrote {options['html']}")
+
+
+@cli.command("export-trec")
+@click.argument("record")
+@click.option("--output", required=True, metavar="DIR", help="Folder for the files.")
+@click.option("--top", default="1000", show_default=True, metavar="K", help="Length of the lists, or all.")
+@click.option("--protocol", "protocol_name", help="How items are compared.  [default: the record's]")
+@TASK
+@RESULTS
+def export_trec(
+    record: str, output: str, top: str, protocol_name: str | None, tasks: tuple[str, ...], results: str
+) -> None:
+    """Write the ranked lists of a finished run for trec_eval: TASK.run and TASK.qrels.
+
+    RECORD is the score id of the run (or its beginning), or the path of its record.  [tasks by default: all]
+    """
+    from xmbench.evaluation import TASKS
+    from xmbench.protocol import Protocol, protocol
+    from xmbench.record import Results
+    from xmbench.rescore import find_kept, named_tasks
+    from xmbench.trec import depth, export
+
+    length = depth(top)
+    found, embeddings = find_kept(Results(Path(results)), record)
+    rules = protocol(protocol_name) if protocol_name else Protocol(**found.protocol)
+    for path in export(
+        embeddings.images,
+        embeddings.texts,
+        embeddings.labels,
+        rules,
+        Path(output),
+        tasks=named_tasks(tasks or TASKS),
+        label=found.method.label,
+        top=length,
+    ):
+        click.echo(f"wrote {path}")
+    for flag in rules.flags:
+        click.echo(f"xmbench: Warning: {flag}", err=True)
 
 
 @cli.command()

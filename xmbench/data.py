@@ -544,14 +544,6 @@ def prepare(
     features = {"image": dict(images.provenance), "text": dict(texts.provenance)}
     if parts_provenance:
         features["parts"] = dict(parts_provenance)
-    fingerprint = short_id(
-        {
-            "corpus": corpus.digest,
-            "features": features,
-            "scaling": list(scaling),
-            "split": {part: [corpus.ids[row] for row in getattr(split, part)] for part in PARTS},
-        }
-    )
     return PairedData(
         name=corpus.name,
         class_names=corpus.class_names,
@@ -562,6 +554,20 @@ def prepare(
         split_seed=split.seed,
         features=features,
         scaling={"image": scaling[0], "text": scaling[1]},
-        fingerprint=fingerprint,
+        fingerprint=fingerprint(corpus, split, features, scaling),
         sizes=split.sizes,
+    )
+
+
+def fingerprint(
+    corpus: Corpus, split: Split, features: Mapping[str, object], scaling: tuple[str, ...]
+) -> str:
+    """Hash of what a run is given: raw files, provenance of the features, scaling, and the ids of each part."""
+    return short_id(
+        {
+            "corpus": corpus.digest,
+            "features": features,
+            "scaling": list(scaling),
+            "split": {part: [corpus.ids[row] for row in getattr(split, part)] for part in PARTS},
+        }
     )

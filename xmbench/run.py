@@ -93,12 +93,13 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Test embeddings of a fit, with all that scoring them under another protocol needs.
+    """Test embeddings of a fit, with all that scoring them under another protocol, or showing them, needs.
 
     Args:
         images: (n, k) test images in the common space.
         texts: (n, k) test texts.
         labels: (n,) int or (n, c) multi-hot, of the test items.
+        ids: n names of the test items, unique.
         class_names: names of the c classes.
         cost: what the fit cost.
     """
@@ -106,6 +107,7 @@ class Embeddings:
     images: NDArray[Any]
     texts: NDArray[Any]
     labels: NDArray[Any]
+    ids: tuple[str, ...]
     class_names: tuple[str, ...]
     cost: Cost
 
@@ -195,7 +197,7 @@ def _fit_and_encode(
         threads=spec.threads,
         versions=versions(),
     )
-    return Embeddings(images, texts, test.labels, spec.class_names, cost)
+    return Embeddings(images, texts, test.labels, test.ids, spec.class_names, cost)
 
 
 def rescore(
@@ -234,23 +236,29 @@ def _resources(device: str) -> dict[str, Any]:
 
 def write_embeddings(path: Path, embeddings: Embeddings) -> None:
     """Keep test embeddings as one ``.npz``."""
-    header = {"cost": msgspec.to_builtins(embeddings.cost), "class_names": embeddings.class_names}
+    header = {
+        "cost": msgspec.to_builtins(embeddings.cost),
+        "class_names": embeddings.class_names,
+        "ids": embeddings.ids,
+    }
     arrays = {name: getattr(embeddings, name) for name in ("images", "texts", "labels")}
     atomic_write(path, npz_bytes({**arrays, "header": pack_header(header)}))
 
 
 def read_embeddings(path: Path) -> Embeddings | None:
-    """Kept test embeddings; None if there are none, or the file is damaged and has to be made again."""
+    """Kept test embeddings; None if there are none, or the file lacks something and has to be made again."""
     try:
         arrays = read_npz(path)
         header = unpack_header(arrays["header"])
-        return Embeddings(
+        embeddings = Embeddings(
             images=arrays["images"],
             texts=arrays["texts"],
             labels=arrays["labels"],
+            ids=tuple(msgspec.convert(header["ids"], list[str])),
             class_names=tuple(header["class_names"]),
             cost=msgspec.convert(header["cost"], Cost),
         )
+        return embeddings if len(embeddings.ids) == len(embeddings.labels) else None
     except (FileNotFoundError, ValueError, KeyError, msgspec.ValidationError):
         return None
 
