@@ -164,8 +164,8 @@ def test_a_failure_on_the_way_leaves_the_former_files(tmp_path, monkeypatch):
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     blocks = trec.rank
 
-    def breaks(*arguments):
-        yield from blocks(*arguments)
+    def breaks(*arguments, **options):
+        yield from blocks(*arguments, **options)
         raise InvalidInput("no more")
 
     monkeypatch.setattr(trec, "rank", breaks)

@@ -499,7 +499,7 @@ def evaluate(
 
     Files are .npy, .npz with a single array, .csv, .tsv or .txt (numbers alone).
     """
-    from xmbench.describe import read_matrix, scores_text
+    from xmbench.describe import read_matrix, recall_levels, scores_text
     from xmbench.evaluation import evaluate as score
     from xmbench.protocol import protocol
     from xmbench.record import task_rows
@@ -512,6 +512,8 @@ def evaluate(
 
         names = {label: str(label) for task in found.tasks.values() for label in task.per_class}
         rows = {task: msgspec.to_builtins(row) for task, row in task_rows(found, names).items()}
+        for task, row in rows.items():
+            row["interpolated_precision"] = recall_levels(found.tasks[task])
         _print_json({"protocol": found.protocol.to_dict(), "engine": found.engine, "tasks": rows})
     else:
         click.echo(scores_text(found))

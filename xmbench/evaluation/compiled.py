@@ -10,7 +10,7 @@ import numpy as np
 _compiled = numba.njit(cache=True, nogil=True)
 
 
-@_compiled
+@_compiled  # type: ignore[untyped-decorator]
 def pack(keys: Any, top: int, offsets: Any, classes: Any, starts: Any, items: Any) -> int:
     """``ranks.order_bits`` in place, and the lowest bit set for relevant items; returns how many there are.
 
@@ -36,7 +36,7 @@ def pack(keys: Any, top: int, offsets: Any, classes: Any, starts: Any, items: An
     return n
 
 
-@_compiled
+@_compiled  # type: ignore[untyped-decorator]
 def scan(keys: Any, columns: Any) -> int:
     """``ranks.tie_groups`` of packed, sorted rows (b, g), into ``columns`` (5, n); returns how many groups."""
     n = 0

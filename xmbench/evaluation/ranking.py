@@ -42,7 +42,7 @@ def rank(
     task: str,
     protocol: Protocol = DEFAULT,
     *,
-    queries: Sequence[int] | None = None,
+    queries: Sequence[int] | NDArray[np.int64] | None = None,
     top: int | None = None,
     precision: str = "auto",
 ) -> Iterator[Ranking]:
