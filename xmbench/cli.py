@@ -398,10 +398,13 @@ def evaluate(
 ) -> None:
     """Score embeddings of your own: row i of IMAGES, TEXTS and the labels is one item.
 
-    Files are .npy, .npz with a single array, .csv, .tsv or .txt (numbers alone).
+    Files are .npy (mapped into memory, so it may be large), .npz, .csv, .tsv or .txt (numbers alone), .parquet
+    (numeric columns, or one column of lists; extra "parquet") or .mat (version 7.3: extra "mat73"). One of
+    several arrays, variables or columns is named as FILE.npz:NAME, FILE.mat:NAME or FILE.parquet:NAME.
     """
-    from xmbench.describe import read_matrix, scores_text
+    from xmbench.describe import scores_text
     from xmbench.evaluation import evaluate as score
+    from xmbench.matrices import read_matrix
     from xmbench.protocol import protocol
     from xmbench.record import task_rows
 
