@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Callable, Collection
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -184,8 +185,47 @@ def _mat(path: Path, name: str | None) -> NDArray[Any]:
     variable = _pick(path, found, name, "variable")
     shape, kind = found[variable]
     _check_variable(path, variable, kind, len(shape))
+    _check_numbers(path, variable)
     array = loadmat(str(path), appendmat=False, variable_names=[variable], mat_dtype=True)[variable]
     return _real(path, variable, array)
+
+
+def _check_numbers(path: Path, variable: str) -> None:
+    """Refuse a variable of numbers whose stored type is none, as damage may leave it: it would crash scipy.
+
+    Layout: "MAT-File Format", The MathWorks. Every element has a tag of type and size; a matrix begins with
+    its flags, dimensions, name and real part.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(128)
+        if 0 in head[:4]:
+            return  # version 4 has no types of this kind
+        order: Literal["little", "big"] = "little" if head[126:] == b"IM" else "big"
+
+        def number(data: bytes, place: int) -> int:
+            return int.from_bytes(data[place : place + 4], order)
+
+        while len(tag := stream.read(8)) == 8:
+            end = stream.tell() + number(tag, 4)
+            body = stream.read(min(number(tag, 4), _MAT_HEAD))
+            if number(tag, 0) == 15:  # compressed: a tag and a matrix
+                body = zlib.decompressobj().decompress(body, _MAT_HEAD)[8:]
+            place, parts = 16, []  # behind the flags
+            for _ in range(3):
+                kind, size = number(body, place), number(body, place + 4)
+                start, after = place + 8, place + 8 + (size + 7) // 8 * 8
+                if kind >> 16:  # the short form: size, type and up to 4 bytes in one tag
+                    kind, size, start, after = kind & 0xFFFF, kind >> 16, place + 4, place + 8
+                parts.append((kind, body[start : start + size]))
+                place = after
+            if parts[1][1].decode("latin1") == variable:
+                if number(body, 8) & 0x800:
+                    raise InvalidInput(_complex(path, variable))
+                if parts[2][0] not in _MAT_NUMBERS:
+                    raise ValueError(f"variable {variable!r} has numbers of the unknown type {parts[2][0]}")
+                return
+            stream.seek(end)
+    raise ValueError(f"variable {variable!r} is damaged")
 
 
 def _mat_hdf5(path: Path, name: str | None) -> NDArray[Any]:
@@ -208,6 +248,8 @@ def _mat_hdf5(path: Path, name: str | None) -> NDArray[Any]:
         return _real(path, variable, data[()].T)
 
 
+_MAT_HEAD = 2**16
+_MAT_NUMBERS = {1, 2, 3, 4, 5, 6, 7, 9, 12, 13}
 _NUMBERS = (
     "double",
     "single",
@@ -233,10 +275,12 @@ def _check_variable(path: Path, variable: str, kind: str, n_dimensions: int) -> 
 
 def _real(path: Path, variable: str, array: NDArray[Any]) -> NDArray[Any]:
     if array.dtype.kind not in "fiub":  # HDF5 holds complex numbers as pairs
-        raise InvalidInput(
-            f"{path.name}: variable {clean(variable)!r} holds complex numbers ({array.dtype}); expected real ones"
-        )
+        raise InvalidInput(_complex(path, variable))
     return array
+
+
+def _complex(path: Path, variable: str) -> str:
+    return f"{path.name}: variable {clean(variable)!r} holds complex numbers; expected real ones"
 
 
 def _need(module: str, path: Path, extra: str) -> None:
