@@ -378,6 +378,49 @@ def rescore(results: str, names: tuple[str, ...], as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("kind", type=click.Choice(["precision-scope", "pr", "per-class"]))
+@click.argument("records", nargs=-1, metavar="[RECORD]...")
+@click.option(
+    "--task", "tasks", multiple=True, help="A panel for this task.  [default: image->text, text->image]"
+)
+@click.option("--dataset", "-d", help="Without RECORD: runs on this dataset.")
+@click.option("--protocol", "protocol_name", help="Without RECORD: runs under this protocol.")
+@click.option("--max-scope", type=click.IntRange(1), metavar="K", help="Of precision-scope: the largest K.")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="A .png, .svg or .pdf file.  [default: the kind's name and .png]",
+)
+@RESULTS
+def plot(
+    kind: str,
+    records: tuple[str, ...],
+    tasks: tuple[str, ...],
+    dataset: str | None,
+    protocol_name: str | None,
+    max_scope: int | None,
+    output: str | None,
+    results: str,
+) -> None:
+    """Draw finished runs: precision-scope curves, precision-recall curves, or scores per class.
+
+    RECORD is the score id of a run (or its beginning), or the path of its record; none stands for all finished
+    runs, the newest of each method, data, seed and protocol. Runs of one method become one curve, their mean.
+    Needs the extra "plots".
+    """
+    from xmbench import plot as figures
+    from xmbench.record import Results
+
+    path = Path(output or f"{kind}.png")
+    figures.check_output(path)
+    runs = figures.choose(Results(Path(results)), records, dataset=dataset, protocol=protocol_name)
+    figures.write(figures.figure(kind, runs, tasks, max_scope=max_scope), path)
+    click.echo(f"wrote {path}")
+
+
+@cli.command()
 @click.argument("images", type=click.Path(dir_okay=False))
 @click.argument("texts", type=click.Path(dir_okay=False))
 @click.option(
