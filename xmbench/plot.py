@@ -387,7 +387,7 @@ def _curves(kind: str, runs: Sequence[Run], tasks: Sequence[str], max_scope: int
             handles += panel.plot(curve.x, curve.mean, markevery=every, **_looks(i))
             if curve.deviation is not None:
                 low, high = curve.mean - curve.deviation, curve.mean + curve.deviation
-                panel.fill_between(curve.x, low, high, color=_looks(i)["color"], alpha=0.15, linewidth=0)
+                panel.fill_between(curve.x, low, high, color=_looks(i)["color"], alpha=0.12, linewidth=0)
         if chance is not None:
             chances.append(_chance(panel.axhline, chance))
         panel.margins(x=0.02)
