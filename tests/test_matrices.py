@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,9 @@ ROWS = np.array([[0.5, -1.25], [3.0, 1e-3], [0.0, 2.0]])
 
 
 def needs(module: str, extra: str):
-    """The module, or a skip that says which extra brings it."""
+    """The module, or a skip that says which extra brings it; in continuous integration, a failure."""
+    if os.environ.get("CI") == "true":
+        return import_module(module)
     return pytest.importorskip(module, reason=f"needs the extra `{extra}`")
 
 
