@@ -133,6 +133,21 @@ def test_a_curve_of_real_runs_is_their_mean_and_sample_deviation(made, task):
             assert curve.deviation[k - 1] == pytest.approx(statistics.stdev(values), abs=1e-12)
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_precision_at_recall_of_real_runs_falls_from_the_best_precision_to_the_last(made, task):
+    found, chance = plot.curves("pr", plot.choose(made, []), task)
+    assert chance is None
+    for label, curve in found.items():
+        rows = [
+            made.arrays(record.score_id)[f"interpolated_precision/{task}"]
+            for record in made
+            if record.method.label == label
+        ]
+        assert_allclose(curve.x, np.arange(101) / 100, atol=1e-12)
+        assert_allclose(curve.mean, np.mean(rows, axis=0), atol=1e-12)
+        assert (np.diff(curve.mean) <= 1e-12).all()
+
+
 def test_one_run_has_no_band(made):
     first = next(iter(made))
     runs = plot.choose(made, [first.score_id])
@@ -515,7 +530,7 @@ def call(made, tmp_path, monkeypatch, capsys):
 def test_the_command_writes_one_file(call, made, tmp_path):
     record = next(iter(made))
     assert call("precision-scope") == (0, "wrote precision-scope.png\n", "")
-    arguments = ("per-class", record.score_id[:8], "--task", "image->all", "-o", "new/one.svg")
+    arguments = ("per-class", record.score_id[:8], "--task", "image-all", "-o", "new/one.svg")
     assert call(*arguments) == (0, f"wrote {Path('new/one.svg')}\n", "")
     assert (
         call("precision-scope", "-d", "emoji", "--protocol", "default", "--max-scope", 9, "-o", "c.pdf")[0]
@@ -532,7 +547,7 @@ def test_the_command_writes_one_file(call, made, tmp_path):
         ([], 2, "Usage"),
         (["per-class", "-o", "x.jpg"], 2, ".png, .svg, .pdf"),
         (["per-class", "-o", "."], 2, "directory"),
-        (["per-class", "--task", "image->txt"], 2, "did you mean image->text"),
+        (["per-class", "--task", "image-txt"], 2, "did you mean image-text"),
         (["per-class", "--max-scope", "5"], 2, "goes with precision-scope"),
         (["precision-scope", "--max-scope", "0"], 2, "max-scope"),
         (["precision-scope", "--max-scope", "100000"], 2, "stored up to K"),

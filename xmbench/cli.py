@@ -38,6 +38,13 @@ DATA_DIR = click.option(
 RESULTS = click.option(
     "--results", default="results", show_default=True, metavar="DIR", help="Folder of records and embeddings."
 )
+TASK = click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    metavar="TASK",
+    help="image-text, text-image, image-all or text-all; may be given again.",
+)
 
 
 class Group(click.Group):
@@ -380,9 +387,7 @@ def rescore(results: str, names: tuple[str, ...], as_json: bool) -> None:
 @cli.command()
 @click.argument("kind", type=click.Choice(["precision-scope", "pr", "per-class"]))
 @click.argument("records", nargs=-1, metavar="[RECORD]...")
-@click.option(
-    "--task", "tasks", multiple=True, help="A panel for this task.  [default: image->text, text->image]"
-)
+@TASK
 @click.option("--dataset", "-d", help="Without RECORD: runs on this dataset.")
 @click.option("--protocol", "protocol_name", help="Without RECORD: runs under this protocol.")
 @click.option("--max-scope", type=click.IntRange(1), metavar="K", help="Of precision-scope: the largest K.")
@@ -408,16 +413,104 @@ def plot(
 
     RECORD is the score id of a run (or its beginning), or the path of its record; none stands for all finished
     runs, the newest of each method, data, seed and protocol. Runs of one method become one curve, their mean.
-    Needs the extra "plots".
+    Each task is a panel. Needs the extra "plots".  [tasks by default: image-text and text-image]
     """
     from xmbench import plot as figures
     from xmbench.record import Results
+    from xmbench.rescore import named_tasks
 
     path = Path(output or f"{kind}.png")
     figures.check_output(path)
     runs = figures.choose(Results(Path(results)), records, dataset=dataset, protocol=protocol_name)
-    figures.write(figures.figure(kind, runs, tasks, max_scope=max_scope), path)
+    drawn = figures.figure(
+        kind, runs, named_tasks(tasks or ("image-text", "text-image")), max_scope=max_scope
+    )
+    figures.write(drawn, path)
     click.echo(f"wrote {path}")
+
+
+@cli.command()
+@click.argument("record")
+@click.option("--query", "ids", multiple=True, metavar="ID", help="Show this test item; may be given again.")
+@click.option("--queries", type=click.IntRange(1), metavar="N", help="Show N drawn at random.  [default: 5]")
+@click.option(
+    "--random-state", type=click.IntRange(0), default=0, show_default=True, help="Seed of the draw."
+)
+@click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="Results of each query.")
+@TASK
+@click.option("--html", metavar="FILE", help="Write a page with thumbnails instead.")
+@RESULTS
+@DATA_DIR
+@PLUGIN
+def examples(record: str, **options: Any) -> None:
+    """Show what queries of a finished run retrieve, right and wrong marked.
+
+    RECORD is the score id of the run (or its beginning), or the path of its record.  [tasks by default:
+    image-text and text-image]
+    """
+    from xmbench.examples import collect, show
+    from xmbench.record import Results
+    from xmbench.rescore import find_kept, named_tasks
+
+    found, embeddings = find_kept(Results(Path(options["results"])), record)
+    report = collect(
+        found,
+        embeddings,
+        Registry(options["plugins"]),
+        _data(options["data_dir"]),
+        tasks=named_tasks(options["tasks"] or ("image-text", "text-image")),
+        ids=options["ids"],
+        n_queries=options["queries"],
+        random_state=options["random_state"],
+        top=options["top"],
+    )
+    if options["html"] is None:
+        show(report, sys.stdout)
+        return
+    from xmbench.gallery import write_page
+
+    for line in [*report.warnings, *report.notes]:
+        click.echo(f"xmbench: {line}", err=True)
+    write_page(Path(options["html"]), report)
+    click.echo(f"wrote {options['html']}")
+
+
+@cli.command("export-trec")
+@click.argument("record")
+@click.option("--output", required=True, metavar="DIR", help="Folder for the files.")
+@click.option("--top", default="1000", show_default=True, metavar="K", help="Length of the lists, or all.")
+@click.option("--protocol", "protocol_name", help="How items are compared.  [default: the record's]")
+@TASK
+@RESULTS
+def export_trec(
+    record: str, output: str, top: str, protocol_name: str | None, tasks: tuple[str, ...], results: str
+) -> None:
+    """Write the ranked lists of a finished run for trec_eval: TASK.run and TASK.qrels.
+
+    RECORD is the score id of the run (or its beginning), or the path of its record.  [tasks by default: all]
+    """
+    from xmbench.evaluation import TASKS
+    from xmbench.protocol import Protocol, protocol
+    from xmbench.record import Results
+    from xmbench.rescore import find_kept, named_tasks
+    from xmbench.trec import depth, export
+
+    length = depth(top)
+    found, embeddings = find_kept(Results(Path(results)), record)
+    rules = protocol(protocol_name) if protocol_name else Protocol(**found.protocol)
+    for path in export(
+        embeddings.images,
+        embeddings.texts,
+        embeddings.labels,
+        rules,
+        Path(output),
+        tasks=named_tasks(tasks or TASKS),
+        label=found.method.label,
+        top=length,
+    ):
+        click.echo(f"wrote {path}")
+    for flag in rules.flags:
+        click.echo(f"xmbench: Warning: {flag}", err=True)
 
 
 @cli.command()
@@ -429,15 +522,23 @@ def plot(
 @click.option("--protocol", "protocol_name", default="default", show_default=True, help="How to score.")
 @click.option(
     "--engine",
-    type=click.Choice(["auto", "numpy", "torch"]),
+    type=click.Choice(["auto", "numpy", "numba", "torch"]),
     default="auto",
     show_default=True,
     help="What computes the scores.",
 )
-@click.option("--device", default="cpu", show_default=True, help="For the torch engine: cpu, cuda, ...")
+@click.option("--device", default="cpu", show_default=True, help="For the torch engine: cpu, cuda, mps, ...")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "float64"]),
+    default="auto",
+    show_default=True,
+    help="Of the scores; auto takes the embeddings' own. Only float64 keeps every tie a tie.",
+)
+@click.option("--threads", type=click.IntRange(1), help="On the CPU.  [default: as many as the BLAS uses]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def evaluate(
-    images: str, texts: str, labels: str, protocol_name: str, engine: str, device: str, as_json: bool
+    images: str, texts: str, labels: str, protocol_name: str, as_json: bool, **resources: Any
 ) -> None:
     """Score embeddings of your own: row i of IMAGES, TEXTS and the labels is one item.
 
@@ -445,7 +546,7 @@ def evaluate(
     (numeric columns, or one column of lists; extra "parquet") or .mat (version 7.3: extra "mat73"). One of
     several arrays, variables or columns is named as FILE.npz:NAME, FILE.mat:NAME or FILE.parquet:NAME.
     """
-    from xmbench.describe import scores_text
+    from xmbench.describe import recall_levels, scores_text
     from xmbench.evaluation import evaluate as score
     from xmbench.matrices import read_matrix
     from xmbench.protocol import protocol
@@ -453,12 +554,14 @@ def evaluate(
 
     arrays = [read_matrix(Path(path)) for path in (images, texts)]
     classes = read_matrix(Path(labels), labels=True)
-    found = score(arrays[0], arrays[1], classes, protocol(protocol_name), engine=engine, device=device)
+    found = score(arrays[0], arrays[1], classes, protocol(protocol_name), **resources)
     if as_json:
         import msgspec
 
         names = {label: str(label) for task in found.tasks.values() for label in task.per_class}
         rows = {task: msgspec.to_builtins(row) for task, row in task_rows(found, names).items()}
+        for task, row in rows.items():
+            row["interpolated_precision"] = recall_levels(found.tasks[task])
         _print_json({"protocol": found.protocol.to_dict(), "engine": found.engine, "tasks": rows})
     else:
         click.echo(scores_text(found))

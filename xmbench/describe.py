@@ -10,7 +10,7 @@ import numpy as np
 
 from xmbench.data import Dataset
 from xmbench.errors import MissingData
-from xmbench.evaluation import Scores
+from xmbench.evaluation import RECALL_LEVELS, Scores, TaskScores
 from xmbench.record import REPORTED_SCOPES
 from xmbench.registry import Plugin
 
@@ -143,20 +143,35 @@ def scores_text(scores: Scores) -> str:
     """Scores of one embedding for a terminal."""
     from tabulate import tabulate
 
-    rows = []
+    scopes = [k for k in REPORTED_SCOPES if any(k <= len(task.precision) for task in scores.tasks.values())]
+    ranked: list[list[str]] = []
+    curves: list[list[str]] = []
     for name, task in scores.tasks.items():
-        cells = [name, f"{task.mean_average_precision:.4f}", f"{task.chance:.4f}"]
-        for k in REPORTED_SCOPES:
-            cells.append(f"{task.precision[k - 1]:.4f}" if k <= len(task.precision) else "–")
-        rows.append([*cells, str(task.n_queries), str(task.n_unanswerable), str(task.gallery)])
+        means = (task.mean_average_precision, task.chance, task.r_precision, task.mean_reciprocal_rank)
+        counts = (task.n_queries, task.n_unanswerable, task.n_zero_norm, task.gallery)
+        ranked.append([name, *(f"{value:.4f}" for value in means), *map(str, counts)])
+        for metric, curve in (("precision", task.precision), ("recall", task.recall), ("nDCG", task.ndcg)):
+            cells = [f"{curve[k - 1]:.4f}" if k <= len(curve) else "–" for k in scopes]
+            curves.append([name, metric, *cells])
     headers = [
         "task",
         "MAP",
         "chance",
-        *(f"P@{k}" for k in REPORTED_SCOPES),
+        "R-precision",
+        "MRR",
         "queries",
         "unanswerable",
+        "zero rows",
         "gallery",
     ]
-    body = tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True)
-    return f"{body}\n\nProtocol {scores.protocol.describe()}. Engine {scores.engine}."
+    first = tabulate(ranked, headers=headers, tablefmt="simple", disable_numparse=True)
+    headers = ["task", "of the first K", *(f"K = {k}" for k in scopes)]
+    second = tabulate(curves, headers=headers, tablefmt="simple", disable_numparse=True)
+    return f"{first}\n\n{second}\n\nProtocol {scores.protocol.describe()}. Engine {scores.engine}."
+
+
+def recall_levels(task: TaskScores) -> dict[str, float | None]:
+    """Recall 0.0, 0.1, ..., 1.0 -> interpolated precision; None where no query could be answered."""
+    values = task.interpolated_precision[::10]
+    levels = RECALL_LEVELS[::10]
+    return {f"{r:.1f}": float(p) if np.isfinite(p) else None for r, p in zip(levels, values, strict=True)}

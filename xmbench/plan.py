@@ -178,6 +178,15 @@ def choose(request: Request, registry: Registry) -> list[_Choice]:
     return list(chosen.values())
 
 
+def read_corpus(adapter: Plugin, dataset: Dataset, data_dir: Path, image: str, text: str) -> Corpus:
+    """A dataset's corpus under the name it is registered by.
+
+    What the adapter makes of the files is part of the data: its source goes into the digest.
+    """
+    corpus = dataset.load(data_dir, image, text)
+    return replace(corpus, name=adapter.name, digest=digest([corpus.digest, adapter.source_digest()]))
+
+
 class Plan:
     """The runs of a request, and how to do them.
 
@@ -213,11 +222,7 @@ class Plan:
             if self._corpus is None:
                 self.progress(f"reading {self.request.dataset}", None)
                 image, text = (source(self.dataset, modality, spec) for modality, spec in self.wanted)
-                corpus = self.dataset.load(self.places.data, image, text)
-                adapter = self.adapter.source_digest()  # what it makes of the files is part of the data
-                self._corpus = replace(
-                    corpus, name=self.request.dataset, digest=digest([corpus.digest, adapter])
-                )
+                self._corpus = read_corpus(self.adapter, self.dataset, self.places.data, image, text)
             split = self.dataset.split(self._corpus, self.split, split_seed)
             images, texts = (
                 extract(

@@ -19,19 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xmbench._io import atomic_write, read_npz
-from xmbench.errors import InvalidRecord, MissingData, MissingDependency, UnknownName, UsageError
-from xmbench.evaluation import TASKS
+from xmbench.errors import InvalidRecord, MissingData, MissingDependency, UsageError
+from xmbench.evaluation import RECALL_LEVELS
 from xmbench.leaderboard import BIMODAL, check_same_data, clean, group_key
 from xmbench.protocol import Protocol
 from xmbench.protocol import protocol as protocol_named
 from xmbench.record import Record, Results
-from xmbench.rescore import find
+from xmbench.rescore import find, named_tasks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-RECALL_LEVELS = np.linspace(0.0, 1.0, 101)
 SUFFIXES = (".png", ".svg", ".pdf")
 
 _GROUP = ("dataset", "split", "features", "scaling", "protocol")
@@ -293,14 +292,14 @@ KINDS = tuple(_AXES)
 
 
 def figure(
-    kind: str, runs: Sequence[Run], tasks: Sequence[str] = (), *, max_scope: int | None = None
+    kind: str, runs: Sequence[Run], tasks: Sequence[str] = BIMODAL, *, max_scope: int | None = None
 ) -> Figure:
     """One panel a task, two in a row; title, legend, and below them what a reader must know.
 
     Args:
         kind: one of :data:`KINDS`.
         runs: what :func:`choose` chose.
-        tasks: of ``evaluation.TASKS``; none stands for image->text and text->image.
+        tasks: of ``evaluation.TASKS``, one or more.
         max_scope: of ``precision-scope``: the largest K.
 
     Raises:
@@ -311,12 +310,9 @@ def figure(
     """
     if find_spec("matplotlib") is None:
         raise MissingDependency("figures need matplotlib; pip install 'xmbench[plots]'")
-    for task in tasks:
-        if task not in TASKS:
-            raise UnknownName("task", task, TASKS)
     if max_scope is not None and kind != "precision-scope":
         raise UsageError(f"--max-scope goes with precision-scope, not with {kind}")
-    tasks = list(dict.fromkeys(tasks or BIMODAL))
+    tasks = named_tasks(tasks)
     with _style():
         return _per_class(runs, tasks) if kind == "per-class" else _curves(kind, runs, tasks, max_scope)
 

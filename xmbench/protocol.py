@@ -7,6 +7,13 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 from xmbench.errors import InvalidParameter, UnknownName
 
+_TIES = {
+    "index": "in the order of the gallery",
+    "reverse_index": "against the order of the gallery",
+    "optimistic": "with relevant ones first",
+    "pessimistic": "with relevant ones last",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
@@ -21,8 +28,9 @@ class Protocol:
         denominator: what the precisions at relevant ranks are divided by: ``relevant`` (R, as in
             trec_eval), ``min`` (min(R, K)) or ``hits`` (the relevant items among the first K; 0 / 0 is 0).
             They differ only with a cut-off, by up to R / hits.
-        ties: ``expected``: the expected value under a random order of items with equal scores (McSherry
-            and Najork, ECIR 2008).
+        ties: how items with equal scores are ordered. ``expected``: the expected value under a random order
+            (McSherry and Najork, ECIR 2008); ``index`` and ``reverse_index``: in the order of the gallery, or
+            against it; ``optimistic`` and ``pessimistic``: relevant ones first, or last.
         exclude_query: whether the query item itself is taken out of the image->all and text->all galleries.
         post: what happens to embeddings before they are compared: ``none``; ``test_zscore``: each modality
             loses its mean and is divided by its deviation, dimension by dimension, both taken from the test
@@ -37,7 +45,7 @@ class Protocol:
     similarity: Literal["cosine", "l2", "inner"] = "cosine"
     cutoff: int | None = None
     denominator: Literal["relevant", "min", "hits"] = "relevant"
-    ties: Literal["expected"] = "expected"
+    ties: Literal["expected", "index", "reverse_index", "optimistic", "pessimistic"] = "expected"
     exclude_query: bool = True
     post: Literal["none", "test_zscore", "query_zscore"] = "none"
     selection: Literal["validation"] = "validation"
@@ -70,6 +78,8 @@ class Protocol:
         marks = [] if self.exclude_query else ["the query left in its all-modal gallery"]
         if self.post != "none":
             marks.append("embeddings changed by statistics of the test set")
+        if self.ties != "expected":
+            marks.append(f"tied items {_TIES[self.ties]}")
         return tuple(marks)
 
     def to_dict(self) -> dict[str, object]:
@@ -86,9 +96,10 @@ class Protocol:
             "full ranked list" if self.cutoff is None else f"top {self.cutoff}, divided by {self.denominator}"
         )
         gallery = "query excluded from" if self.exclude_query else "query left in"
+        ties = "expected value over ties" if self.ties == "expected" else f"tied items {_TIES[self.ties]}"
         post = "" if self.post == "none" else f"{self.post.replace('_', ' ')} before comparison, "
         return (
-            f"{self.name}: {post}MAP over the {ranked}, {self.similarity} similarity, expected value over ties, "
+            f"{self.name}: {post}MAP over the {ranked}, {self.similarity} similarity, {ties}, "
             f"{gallery} all-modal galleries; selection on {self.selection} only"
         )
 
@@ -137,6 +148,12 @@ PROTOCOLS: dict[str, Protocol] = {
             summary="As the default, with the query item left in the all-modal galleries, as in the public "
             "evaluation code of CM-GANs and JRL.",
             exclude_query=False,
+        ),
+        Protocol(
+            name="trec",
+            summary="As the default, with tied items against the order of the gallery: what trec_eval makes of "
+            "a run whose document numbers follow the gallery (it sorts ties by descending number).",
+            ties="reverse_index",
         ),
     )
 }

@@ -64,16 +64,24 @@ class DatasetRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fingerprint: str
 
 
-class TaskRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TaskRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Scores of one task; None where no query had a relevant item."""
 
     mean_average_precision: float | None
     chance: float | None
     precision: dict[str, float]
     """K -> mean precision among the first K, for the K of ``REPORTED_SCOPES`` that the gallery allows."""
+    recall: dict[str, float] = {}
+    """K -> mean recall among the first K; as ``precision``."""
+    ndcg: dict[str, float] = {}
+    """K -> mean nDCG of the first K; as ``precision``."""
+    r_precision: float | None = None
+    mean_reciprocal_rank: float | None = None
     per_class: dict[str, float]
     n_queries: int
     n_unanswerable: int
+    n_zero_norm: int = 0
+    """Rows of length 0, of queries and gallery together; under cosine they are similar to nothing."""
     gallery: int
 
 
@@ -193,12 +201,15 @@ def task_rows(scores: Scores, class_names: Sequence[str] | Mapping[int, str]) ->
         name: TaskRow(
             mean_average_precision=_number(task.mean_average_precision),
             chance=_number(task.chance),
-            precision={
-                str(k): float(task.precision[k - 1]) for k in REPORTED_SCOPES if k <= len(task.precision)
-            },
+            precision=_at_scopes(task.precision),
+            recall=_at_scopes(task.recall),
+            ndcg=_at_scopes(task.ndcg),
+            r_precision=_number(task.r_precision),
+            mean_reciprocal_rank=_number(task.mean_reciprocal_rank),
             per_class={class_names[label]: value for label, value in task.per_class.items()},
             n_queries=task.n_queries,
             n_unanswerable=task.n_unanswerable,
+            n_zero_norm=task.n_zero_norm,
             gallery=task.gallery,
         )
         for name, task in scores.tasks.items()
@@ -206,13 +217,22 @@ def task_rows(scores: Scores, class_names: Sequence[str] | Mapping[int, str]) ->
 
 
 def score_arrays(scores: Scores) -> dict[str, NDArray[Any]]:
-    """The part of scores that stands beside the record: per-query AP, and precision at every K."""
+    """The part of scores that stands beside the record: per-query AP, and the curves."""
     arrays: dict[str, NDArray[Any]] = {}
     for name, task in scores.tasks.items():
         arrays[f"average_precision/{name}"] = task.average_precision
         arrays[f"precision/{name}"] = task.precision
+        arrays[f"recall/{name}"] = task.recall
+        arrays[f"ndcg/{name}"] = task.ndcg
         arrays[f"scopes/{name}"] = np.arange(1, len(task.precision) + 1)
+        arrays[f"interpolated_precision/{name}"] = task.interpolated_precision
     return arrays
+
+
+def _at_scopes(curve: NDArray[np.float64]) -> dict[str, float]:
+    return {
+        str(k): float(curve[k - 1]) for k in REPORTED_SCOPES if k <= len(curve) and np.isfinite(curve[k - 1])
+    }
 
 
 def _number(value: float) -> float | None:

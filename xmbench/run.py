@@ -18,7 +18,7 @@ from xmbench._io import atomic_write, npz_bytes, read_npz
 from xmbench.data import PairedData, Pairs, Ragged
 from xmbench.evaluation import Scores, evaluate
 from xmbench.method import FitContext, Method
-from xmbench.protocol import DEFAULT, Protocol
+from xmbench.protocol import Protocol
 from xmbench.record import (
     Cost,
     DatasetRow,
@@ -93,12 +93,13 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Test embeddings of a fit, with all that scoring them under another protocol needs.
+    """Test embeddings of a fit, with all that scoring them under another protocol, or showing them, needs.
 
     Args:
         images: (n, k) test images in the common space.
         texts: (n, k) test texts.
         labels: (n,) int or (n, c) multi-hot, of the test items.
+        ids: n names of the test items, unique.
         class_names: names of the c classes.
         cost: what the fit cost.
     """
@@ -106,6 +107,7 @@ class Embeddings:
     images: NDArray[Any]
     texts: NDArray[Any]
     labels: NDArray[Any]
+    ids: tuple[str, ...]
     class_names: tuple[str, ...]
     cost: Cost
 
@@ -140,9 +142,7 @@ def run_one(
             write_embeddings(path, embeddings)
     progress("scoring", None)
     start = time.perf_counter()
-    scores = evaluate(
-        embeddings.images, embeddings.texts, embeddings.labels, spec.protocol, device=spec.device
-    )
+    scores = _evaluate(embeddings, spec.protocol, spec.device)
     seconds = time.perf_counter() - start
     record = spec.record(
         status="ok",
@@ -165,8 +165,8 @@ def _fit_and_encode(
     def validation_score(fitted: Method) -> float:
         assert validation is not None
         images, texts = fitted.encode_image(validation.images), fitted.encode_text(validation.texts)
-        tasks = ("image->text", "text->image")
-        return evaluate(images, texts, validation.labels, DEFAULT, tasks=tasks, device=spec.device).main
+        labels, tasks = validation.labels, ("image->text", "text->image")
+        return evaluate(images, texts, labels, tasks=tasks, curves=False, **_resources(spec.device)).main
 
     context = FitContext(
         validation_score=validation_score if validation is not None else None,
@@ -197,7 +197,7 @@ def _fit_and_encode(
         threads=spec.threads,
         versions=versions(),
     )
-    return Embeddings(images, texts, test.labels, spec.class_names, cost)
+    return Embeddings(images, texts, test.labels, test.ids, spec.class_names, cost)
 
 
 def rescore(
@@ -212,7 +212,7 @@ def rescore(
         evaluator: digest of the evaluator's source.
     """
     start = time.perf_counter()
-    scores = evaluate(embeddings.images, embeddings.texts, embeddings.labels, protocol)
+    scores = _evaluate(embeddings, protocol, "cpu")
     anew = msgspec.structs.replace(
         record,
         score_id=score_id(record.fit_id, record.method.label, protocol, evaluator),
@@ -225,25 +225,40 @@ def rescore(
     return anew, scores
 
 
+def _evaluate(embeddings: Embeddings, protocol: Protocol, device: str) -> Scores:
+    return evaluate(embeddings.images, embeddings.texts, embeddings.labels, protocol, **_resources(device))
+
+
+def _resources(device: str) -> dict[str, Any]:
+    """Numbers for a record are computed in float64, whatever the method made: ties stay ties."""
+    return {"precision": "float64", "device": "cpu" if device.startswith("mps") else device}
+
+
 def write_embeddings(path: Path, embeddings: Embeddings) -> None:
     """Keep test embeddings as one ``.npz``."""
-    header = {"cost": msgspec.to_builtins(embeddings.cost), "class_names": embeddings.class_names}
+    header = {
+        "cost": msgspec.to_builtins(embeddings.cost),
+        "class_names": embeddings.class_names,
+        "ids": embeddings.ids,
+    }
     arrays = {name: getattr(embeddings, name) for name in ("images", "texts", "labels")}
     atomic_write(path, npz_bytes({**arrays, "header": pack_header(header)}))
 
 
 def read_embeddings(path: Path) -> Embeddings | None:
-    """Kept test embeddings; None if there are none, or the file is damaged and has to be made again."""
+    """Kept test embeddings; None if there are none, or the file lacks something and has to be made again."""
     try:
         arrays = read_npz(path)
         header = unpack_header(arrays["header"])
-        return Embeddings(
+        embeddings = Embeddings(
             images=arrays["images"],
             texts=arrays["texts"],
             labels=arrays["labels"],
+            ids=tuple(msgspec.convert(header["ids"], list[str])),
             class_names=tuple(header["class_names"]),
             cost=msgspec.convert(header["cost"], Cost),
         )
+        return embeddings if len(embeddings.ids) == len(embeddings.labels) else None
     except (FileNotFoundError, ValueError, KeyError, msgspec.ValidationError):
         return None
 

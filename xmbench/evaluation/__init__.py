@@ -1,7 +1,11 @@
-"""The evaluator: embeddings, labels and a protocol in, scores out. It knows no method."""
+"""The evaluator: embeddings, labels and a protocol in, scores out. It knows no method.
+
+similarity (``similarity.py``) -> ranks (``ranks.py``, on the ``engines.py`` there are) -> metrics (``metrics.py``).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,40 +15,50 @@ from numpy.typing import NDArray
 
 from xmbench._io import source_digest
 from xmbench.data import check_labels
-from xmbench.errors import InvalidInput, InvalidParameter, UnknownName
-from xmbench.evaluation.counts import Engine, Groups, choose_engine
-from xmbench.evaluation.metrics import (
-    harmonic,
-    hit_slopes,
-    precision_over_hits,
-    precision_sums,
-    relevant_counts,
-)
+from xmbench.errors import InvalidInput
+from xmbench.evaluation.engines import Engine, choose_engine
+from xmbench.evaluation.metrics import RECALL_LEVELS, BlockScores, Measures
+from xmbench.evaluation.pairs import TASKS, Paired, compare
+from xmbench.evaluation.ranking import Ranking, rank
+from xmbench.evaluation.ranks import Groups, Relevance, Task
+from xmbench.evaluation.similarity import Comparison, Rows, check_rows
 from xmbench.protocol import DEFAULT, Protocol
 
-__all__ = ["TASKS", "Scores", "TaskScores", "evaluate", "evaluator_digest", "retrieve"]
+__all__ = [
+    "RECALL_LEVELS",
+    "TASKS",
+    "Ranking",
+    "Scores",
+    "TaskScores",
+    "evaluate",
+    "evaluator_digest",
+    "rank",
+    "retrieve",
+]
 
-TASKS = ("image->text", "text->image", "image->all", "text->all")
-
-TILE_BYTES = 100 * 2**20
-"""Working memory of a tile of scores, above the inputs."""
-
-_BYTES_PER_SCORE = 160  # measured peak, when every item is relevant; a tenth of it is the usual
+WORKING_BYTES = 96 * 2**20
+"""Working memory above the inputs."""
 
 
 @dataclass(frozen=True)
 class TaskScores:
-    """Scores of one task, for q queries.
+    """Scores of one task, for q queries; all means are over queries that have a relevant item.
 
     Args:
-        mean_average_precision: mean of ``average_precision`` over queries that have a relevant item.
+        mean_average_precision: mean of ``average_precision``.
         average_precision: (q,) float64; NaN for a query without a relevant item.
         chance: mean average precision of a random order of the gallery.
-        precision: (s,) float64, mean precision among the first K for K = 1..s, over the same queries;
-            fractions, not per cent.
+        precision: (s,) float64, mean precision among the first K for K = 1..s; fractions, not per cent.
+        recall: (s,) mean recall among the first K.
+        ndcg: (s,) mean normalised discounted cumulative gain of the first K (binary gains, log2(1 + rank)).
+        interpolated_precision: (101,) mean interpolated precision at :data:`RECALL_LEVELS`.
+        r_precision: mean precision among the first R, the query's number of relevant items.
+        mean_reciprocal_rank: mean of one over the rank of the first relevant item.
         per_class: class -> mean average precision of its queries; classes without queries are left out.
         n_queries: q.
         n_unanswerable: queries without a relevant item; they are in no mean.
+        n_zero_norm: rows of length 0, of queries and gallery together: under cosine their similarity to
+            everything is 0; 0 under other similarities.
         gallery: number of items that a query is compared with.
     """
 
@@ -52,15 +66,21 @@ class TaskScores:
     average_precision: NDArray[np.float64]
     chance: float
     precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    ndcg: NDArray[np.float64]
+    interpolated_precision: NDArray[np.float64]
+    r_precision: float
+    mean_reciprocal_rank: float
     per_class: dict[int, float]
     n_queries: int
     n_unanswerable: int
+    n_zero_norm: int
     gallery: int
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of all tasks under one protocol."""
+    """Scores of all tasks under one protocol; ``engine`` says what computed them, and in which precision."""
 
     protocol: Protocol
     engine: str
@@ -72,6 +92,28 @@ class Scores:
         return 0.5 * sum(self.tasks[task].mean_average_precision for task in TASKS[:2])
 
 
+@dataclass(frozen=True)
+class Resources:
+    """With what to compute; scores may differ by it where distances differ in the last bit, and nowhere else.
+
+    Args:
+        engine: ``auto``, ``numpy``, ``numba`` or ``torch``; see ``engines.choose_engine``.
+        device: for the torch engine.
+        precision: of distances: ``float32``, ``float64``, or ``auto``: float32 if all embeddings are (or
+            are of a smaller type). Only float64 keeps ties that are ties in exact arithmetic for certain.
+        threads: on the CPU; None for as many as the BLAS may use.
+        working_bytes: memory above the inputs; at least one query's distances are held, whatever this says.
+        curves: False computes average precision alone; curves are then empty and the other means NaN.
+    """
+
+    engine: str = "auto"
+    device: str = "cpu"
+    precision: str = "auto"
+    threads: int | None = None
+    working_bytes: int = WORKING_BYTES
+    curves: bool = True
+
+
 def evaluate(
     images: NDArray[Any],
     texts: NDArray[Any],
@@ -79,58 +121,28 @@ def evaluate(
     protocol: Protocol = DEFAULT,
     *,
     tasks: tuple[str, ...] = TASKS,
-    engine: str = "auto",
-    device: str = "cpu",
-    tile_bytes: int = TILE_BYTES,
+    **resources: Any,
 ) -> Scores:
     """Score paired embeddings: row i of ``images``, ``texts`` and ``labels`` is one item.
 
     Args:
-        images: (n, k) embeddings.
+        images: (n, k) embeddings; any array of real numbers, a memory map too.
         texts: (n, k) embeddings.
-        labels: (n,) int or (n, c) multi-hot; two items are relevant to each other if they share a class.
+        labels: (n,) int or (n, c) multi-hot; two items are relevant to each other if they share a class, one
+            without a class to none.
         protocol: what to compute.
         tasks: which of :data:`TASKS`.
-        engine: ``auto``, ``numpy`` or ``torch``.
-        device: for the torch engine.
-        tile_bytes: working memory above the inputs.
+        **resources: see :class:`Resources`.
 
     Raises:
         InvalidInput: shapes differ, or a value is not finite; the message names the row.
     """
-    for task in tasks:
-        if task not in TASKS:
-            raise UnknownName("task", task, TASKS)
-    classes = check_labels(labels, None)
-    rows = {
-        "image": _check_embedding(images, "image embeddings"),
-        "text": _check_embedding(texts, "text embeddings"),
-    }
-    lengths = {
-        "image embeddings": len(rows["image"]),
-        "text embeddings": len(rows["text"]),
-        "labels": len(classes),
-    }
-    if len(set(lengths.values())) > 1:
-        raise InvalidInput(f"evaluate: expected equal numbers of rows, got {lengths}")
-    if rows["image"].shape[1] != rows["text"].shape[1]:
-        widths = (rows["image"].shape[1], rows["text"].shape[1])
-        raise InvalidInput(f"evaluate: expected embeddings of equal width, got {widths[0]} and {widths[1]}")
-    counter = choose_engine(engine, device)
-    changed = {name: _zscore(matrix) if protocol.post != "none" else matrix for name, matrix in rows.items()}
-    asking, rows = changed, changed if protocol.post == "test_zscore" else rows
-    everything = np.concatenate([rows["image"], rows["text"]])
+    paired = Paired(images, texts, labels, protocol)
     found: dict[str, TaskScores] = {}
+    name = ""
     for task in tasks:
-        source, target = task.split("->")
-        queries, own = asking[source], None
-        gallery, gallery_labels = everything, np.concatenate([classes, classes])
-        if target != "all":
-            gallery, gallery_labels = rows[target], classes
-        elif protocol.exclude_query:
-            own = np.arange(len(queries)) + (len(queries) if source == "text" else 0)
-        found[task] = _score(counter, queries, gallery, classes, gallery_labels, own, protocol, tile_bytes)
-    return Scores(protocol, counter.name, found)
+        name, found[task] = _score(*paired.task(task), protocol, Resources(**resources))
+    return Scores(protocol, name, found)
 
 
 def retrieve(
@@ -139,23 +151,24 @@ def retrieve(
     query_labels: NDArray[Any],
     gallery_labels: NDArray[Any],
     protocol: Protocol = DEFAULT,
-    *,
-    engine: str = "auto",
-    device: str = "cpu",
-    tile_bytes: int = TILE_BYTES,
+    **resources: Any,
 ) -> TaskScores:
-    """Score one retrieval task between any two sets of embeddings, (q, k) against (g, k)."""
-    left, right = check_labels(query_labels, None), check_labels(gallery_labels, None)
-    q, g = _check_embedding(queries, "queries"), _check_embedding(gallery, "gallery")
-    if q.shape[1] != g.shape[1] or left.shape[1:] != right.shape[1:]:
+    """Score one retrieval task between any two sets of embeddings, (q, k) against (g, k).
+
+    The arguments are those of :func:`evaluate`; there is no query item in the gallery to leave out.
+    """
+    left = check_labels(query_labels, None, "query labels", unlabelled=True)
+    right = check_labels(gallery_labels, None, "gallery labels", unlabelled=True)
+    q, g = check_rows(queries, "queries"), check_rows(gallery, "gallery")
+    if q.width != g.width or left.shape[1:] != right.shape[1:]:
         raise InvalidInput(
-            f"retrieve: queries {q.shape} and gallery {g.shape}, or their labels, do not fit together"
+            f"retrieve: queries {q.array.shape} and gallery {g.array.shape}, or their labels, do not fit together"
         )
     if len(q) != len(left) or len(g) != len(right):
         raise InvalidInput(
             f"retrieve: {len(q)} queries, {len(left)} labels; {len(g)} items, {len(right)} labels"
         )
-    return _score(choose_engine(engine, device), q, g, left, right, None, protocol, tile_bytes)
+    return _score(q, [g], left, [right], None, protocol, Resources(**resources))[1]
 
 
 def evaluator_digest() -> str:
@@ -163,123 +176,72 @@ def evaluator_digest() -> str:
     return source_digest(sorted(Path(__file__).parent.glob("*.py")))
 
 
-def _check_embedding(rows: object, name: str) -> NDArray[np.float64]:
-    array = np.asarray(rows)
-    if array.ndim != 2 or not array.shape[1] or array.dtype.kind not in "fiub":
-        raise InvalidInput(
-            f"{name}: expected real numbers (rows, dimensions), got {array.dtype} {array.shape}"
-        )
-    if not len(array):
-        raise InvalidInput(f"{name}: expected at least one row, got none")
-    array = array.astype(np.float64)
-    wrong = np.flatnonzero(~np.isfinite(array).all(axis=1))
-    if wrong.size:
-        raise InvalidInput(f"{name}: row {wrong[0]} has values that are not finite")
-    return array
-
-
 def _score(
-    engine: Engine,
-    queries: NDArray[np.float64],
-    gallery: NDArray[np.float64],
+    queries: Rows,
+    gallery: Sequence[Rows],
     query_labels: NDArray[Any],
-    gallery_labels: NDArray[Any],
+    gallery_labels: Sequence[NDArray[Any]],
     excluded: NDArray[np.int64] | None,
     protocol: Protocol,
-    tile_bytes: int,
+    resources: Resources,
+) -> tuple[str, TaskScores]:
+    n, items = len(queries), sum(map(len, gallery))
+    memory = resources.working_bytes
+    engine = choose_engine(resources.engine, resources.device, resources.threads, memory // 2, n * items)
+    comparison = compare(queries, gallery, protocol.similarity, resources.precision, memory * 3 // 8)
+    size = items - (excluded is not None)
+    measures = Measures(protocol, size, resources.curves)
+    ties: Any = protocol.ties if "index" in protocol.ties else "groups"
+    task = Task(comparison, Relevance(query_labels, gallery_labels), excluded, ties)
+    name, blocks = _run(engine, task, measures)
+    return name, _summary(blocks, query_labels, comparison, size, protocol)
+
+
+def _run(engine: Engine, task: Task, measures: Measures) -> tuple[str, list[BlockScores]]:
+    def measure(at: slice, groups: Groups) -> BlockScores:
+        return measures(groups, at.stop - at.start)
+
+    return f"{engine.name} {task.comparison.dtype}", engine.run(task, measure)
+
+
+def _summary(
+    blocks: Sequence[BlockScores],
+    labels: NDArray[Any],
+    comparison: Comparison,
+    size: int,
+    protocol: Protocol,
 ) -> TaskScores:
-    queries, gallery = _comparable(queries, gallery, protocol.similarity)
-    if tile_bytes < 1:
-        raise InvalidParameter(f"tile_bytes must be at least 1, got {tile_bytes}")
-    n, size = len(queries), len(gallery) - (excluded is not None)
-    longest = min(protocol.max_scope, size)
-    H = harmonic(len(gallery))
-    engine.load(gallery, gallery_labels)
-    block = max(1, tile_bytes // (_BYTES_PER_SCORE * len(gallery)))
-    average = np.empty(n)
-    chance = np.empty(n)
-    slopes = np.zeros(longest + 1)
-    for start in range(0, n, block):
-        rows = slice(start, min(start + block, n))
-        left_out = None if excluded is None else excluded[rows]
-        groups = engine.count(queries[rows], query_labels[rows], protocol.similarity, left_out)
-        average[rows], chance[rows] = _average_precision(groups, rows.stop - start, size, H, protocol)
-        slopes += hit_slopes(groups, longest)
+    def every(field: str) -> NDArray[np.float64]:
+        return np.concatenate([getattr(block, field) for block in blocks])
+
+    average = every("average_precision")
     answered = np.isfinite(average)
     n_answered = int(answered.sum())
-    hits = np.cumsum(np.cumsum(slopes)[:-1])  # hits[K - 1]: among the first K
-    membership = query_labels if query_labels.ndim == 2 else None
+
+    def mean(values: NDArray[np.float64]) -> float:
+        return float(values[answered].mean()) if n_answered and len(values) else float("nan")
+
+    def curve(field: str) -> NDArray[np.float64]:
+        return np.asarray(sum(getattr(block, field) for block in blocks) / (n_answered or np.nan))
+
     per_class: dict[int, float] = {}
-    for label in range(query_labels.shape[1]) if membership is not None else np.unique(query_labels):
-        mine = answered & (membership[:, label] if membership is not None else query_labels == label)
+    for label in range(labels.shape[1]) if labels.ndim == 2 else np.unique(labels):
+        mine = answered & (labels[:, label] > 0 if labels.ndim == 2 else labels == label)
         if mine.any():
             per_class[int(label)] = float(average[mine].mean())
     return TaskScores(
-        mean_average_precision=float(average[answered].mean()) if n_answered else float("nan"),
+        mean_average_precision=mean(average),
         average_precision=average,
-        chance=float(chance[answered].mean()) if n_answered else float("nan"),
-        precision=hits / (np.arange(1, longest + 1) * (n_answered or np.nan)),
+        chance=mean(every("chance")),
+        precision=curve("precision"),
+        recall=curve("recall"),
+        ndcg=curve("ndcg"),
+        interpolated_precision=curve("interpolated"),
+        r_precision=mean(every("r_precision")),
+        mean_reciprocal_rank=mean(every("reciprocal_rank")),
         per_class=per_class,
-        n_queries=n,
-        n_unanswerable=n - n_answered,
+        n_queries=comparison.n,
+        n_unanswerable=comparison.n - n_answered,
+        n_zero_norm=comparison.n_zero_norm,
         gallery=size,
     )
-
-
-def _average_precision(
-    groups: Groups, n: int, size: int, H: NDArray[np.float64], protocol: Protocol
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Average precision of each query, and what a random order of the gallery would give it."""
-    relevant = relevant_counts(groups, n)
-    divisor = relevant.astype(np.float64)
-    if protocol.cutoff is not None and protocol.denominator == "min":
-        divisor = np.minimum(divisor, protocol.cutoff)
-    divisor[relevant == 0] = np.nan
-    zeros = np.zeros(n, dtype=np.int64)
-    one_group = Groups(np.arange(n), zeros, zeros + size, zeros, relevant)
-    if protocol.cutoff is not None and protocol.denominator == "hits":
-        divisor[relevant > 0] = 1.0
-        results = [precision_over_hits(some, n, H, protocol.cutoff) for some in (groups, one_group)]
-    else:
-        results = [precision_sums(some, n, H, protocol.cutoff) for some in (groups, one_group)]
-    return results[0] / divisor, results[1] / divisor
-
-
-def _comparable(
-    queries: NDArray[np.float64], gallery: NDArray[np.float64], similarity: str
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The same rankings from numbers near 1, so that no score overflows or vanishes.
-
-    cosine: unit rows. inner: a factor for each query and one for the gallery, none of which moves an item.
-    l2: one factor for everything, then the gallery's mean goes to the origin; distances keep their order and
-    their expansion loses no digits.
-    """
-    if similarity == "cosine":
-        return _unit(queries), _unit(gallery)
-    if similarity == "inner":
-        return np.ldexp(queries, -_exponent(queries, 1)), np.ldexp(gallery, -_exponent(gallery, None))
-    shift = -np.maximum(_exponent(queries, None), _exponent(gallery, None))
-    queries, gallery = np.ldexp(queries, shift), np.ldexp(gallery, shift)
-    centre = gallery.mean(axis=0)
-    return queries - centre, gallery - centre
-
-
-def _exponent(rows: NDArray[np.float64], axis: int | None) -> NDArray[np.int32]:
-    """e, such that the largest value is 2^e times 0.5..1 (scaling by 2^-e is free of rounding); 0 for zeros."""
-    return np.asarray(np.frexp(np.abs(rows).max(axis=axis, keepdims=True))[1])
-
-
-def _zscore(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Columns with mean 0 and deviation 1 (ddof 0; a constant column is left at 0), by their own statistics."""
-    centred = rows - rows.mean(axis=0)
-    deviation = centred.std(axis=0)
-    constant = deviation <= 1e-12 * np.abs(rows).max(axis=0)
-    return np.asarray(np.where(constant, 0.0, centred / np.where(constant, 1.0, deviation)))
-
-
-def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rows of length 1; a zero row stays zero and so has similarity 0 to everything."""
-    largest = np.abs(rows).max(axis=1, keepdims=True)
-    rows = rows / np.where(largest > 0, largest, 1.0)  # squares of tiny or huge rows would leave the range
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(rows / np.where(norms > 0, norms, 1.0))
