@@ -39,6 +39,8 @@ FLOORS = {
     "plan": 7,
     "executor": 7,
     "leaderboard": 7,
+    "matrices": 7,
+    "plot": 7,
     "report": 7,
     "stats": 7,
     "describe": 7,
@@ -65,7 +67,7 @@ ALLOWED = {
 LATE = {"registry": {"data", "method"}}
 """What a room may import inside functions, or for type checkers, though it lies no lower."""
 
-HEAVY = {"torch", "pandas", "sklearn", "gensim", "matplotlib"}
+HEAVY = {"torch", "pandas", "sklearn", "gensim", "matplotlib", "pyarrow", "h5py"}
 
 
 @dataclass(frozen=True)

@@ -385,6 +385,51 @@ def rescore(results: str, names: tuple[str, ...], as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("kind", type=click.Choice(["precision-scope", "pr", "per-class"]))
+@click.argument("records", nargs=-1, metavar="[RECORD]...")
+@TASK
+@click.option("--dataset", "-d", help="Without RECORD: runs on this dataset.")
+@click.option("--protocol", "protocol_name", help="Without RECORD: runs under this protocol.")
+@click.option("--max-scope", type=click.IntRange(1), metavar="K", help="Of precision-scope: the largest K.")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="A .png, .svg or .pdf file.  [default: the kind's name and .png]",
+)
+@RESULTS
+def plot(
+    kind: str,
+    records: tuple[str, ...],
+    tasks: tuple[str, ...],
+    dataset: str | None,
+    protocol_name: str | None,
+    max_scope: int | None,
+    output: str | None,
+    results: str,
+) -> None:
+    """Draw finished runs: precision-scope curves, precision-recall curves, or scores per class.
+
+    RECORD is the score id of a run (or its beginning), or the path of its record; none stands for all finished
+    runs, the newest of each method, data, seed and protocol. Runs of one method become one curve, their mean.
+    Each task is a panel. Needs the extra "plots".  [tasks by default: image-text and text-image]
+    """
+    from xmbench import plot as figures
+    from xmbench.record import Results
+    from xmbench.rescore import named_tasks
+
+    path = Path(output or f"{kind}.png")
+    figures.check_output(path)
+    runs = figures.choose(Results(Path(results)), records, dataset=dataset, protocol=protocol_name)
+    drawn = figures.figure(
+        kind, runs, named_tasks(tasks or ("image-text", "text-image")), max_scope=max_scope
+    )
+    figures.write(drawn, path)
+    click.echo(f"wrote {path}")
+
+
+@cli.command()
 @click.argument("record")
 @click.option("--query", "ids", multiple=True, metavar="ID", help="Show this test item; may be given again.")
 @click.option("--queries", type=click.IntRange(1), metavar="N", help="Show N drawn at random.  [default: 5]")
@@ -497,10 +542,13 @@ def evaluate(
 ) -> None:
     """Score embeddings of your own: row i of IMAGES, TEXTS and the labels is one item.
 
-    Files are .npy, .npz with a single array, .csv, .tsv or .txt (numbers alone).
+    Files are .npy (mapped into memory, so it may be large), .npz, .csv, .tsv or .txt (numbers alone), .parquet
+    (numeric columns, or one column of lists; extra "parquet") or .mat (version 7.3: extra "mat73"). One of
+    several arrays, variables or columns is named as FILE.npz:NAME, FILE.mat:NAME or FILE.parquet:NAME.
     """
-    from xmbench.describe import read_matrix, recall_levels, scores_text
+    from xmbench.describe import recall_levels, scores_text
     from xmbench.evaluation import evaluate as score
+    from xmbench.matrices import read_matrix
     from xmbench.protocol import protocol
     from xmbench.record import task_rows
 

@@ -427,7 +427,7 @@ def write_boards(folder: Path, results: Results, registry: Registry, only: str |
                 if kind == "average_precision":
                     arrays[f"{record.score_id}/{task}"] = values.astype(np.float32)
         records = sorted(merged.values(), key=_order)
-        _check_same_data(records)
+        check_same_data(records)
         ids = {record.score_id for record in records}
         arrays = {name: values for name, values in arrays.items() if name.partition("/")[0] in ids}
         atomic_write(kept_path, npz_bytes(arrays))
@@ -457,7 +457,7 @@ def check_boards(folder: Path, registry: Registry, only: str | None = None) -> l
         records = read_board(folder, name)
         for record in records:
             check_ids(record)
-        _check_same_data(records)
+        check_same_data(records)
         _check_arrays(folder / f"{name}.npz", records)
         expected = page(records[0].dataset.title, records, staleness(registry))
         path = folder / f"{name}.md"
@@ -473,7 +473,7 @@ def check_boards(folder: Path, registry: Registry, only: str | None = None) -> l
     return names
 
 
-def _check_same_data(records: Iterable[Record]) -> None:
+def check_same_data(records: Iterable[Record]) -> None:
     """Raise InvalidRecord if two runs of one table and split seed were given different data."""
     seen: dict[tuple[object, ...], Record] = {}
     for record in records:
