@@ -36,6 +36,7 @@ FLOORS = {
     "datasets": 5,
     "record": 6,
     "run": 6,
+    "tuning": 6,
     "plan": 7,
     "executor": 7,
     "leaderboard": 7,

@@ -99,6 +99,12 @@ def cli(debug: bool) -> None:
     metavar="METHOD.PARAMETER=VALUE",
     help="Set a parameter where brackets do not.",
 )
+@click.option(
+    "--tune",
+    type=click.Choice(["grid", "random"]),
+    help="Choose what is not set by hand on the validation rows: from the whole grid, or a draw of it.",
+)
+@click.option("--budget", type=click.IntRange(1), help="With --tune: trials of each method.  [default: 12]")
 @click.option("--transductive", is_flag=True, help="Let methods that ask for it learn from test features.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of each run.")
@@ -127,6 +133,8 @@ def run(**options: Any) -> None:
 
     if options["timeout"] is not None and not isfinite(options["timeout"]):
         raise UsageError(f"--timeout: expected a number of seconds, got {options['timeout']}")
+    if options["budget"] and not options["tune"]:
+        raise UsageError("--budget goes with --tune grid or --tune random")
     registry = Registry(options["plugins"])
     request = Request(
         methods=registry.expand(options["methods"]),
@@ -140,6 +148,7 @@ def run(**options: Any) -> None:
         transductive=options["transductive"],
         device=_device(options["device"]),
         threads=options["threads"],
+        tuning=(options["tune"], options["budget"] or 12) if options["tune"] else None,
     )
     with _reporter(options["quiet"], options["verbose"]) as reporter:
         plan = Plan(request, registry, _places(options["data_dir"], options["results"]), reporter.progress)
@@ -327,6 +336,7 @@ def _rerun(options: dict[str, Any], registry: Registry, folder: Path) -> None:
                 seeds=[(first.seed, first.dataset.split_seed or 0)],
                 protocol=Protocol(**first.protocol),
                 transductive=any(record.method.transductive for record in records),
+                tuning=(first.tuning.mode, first.tuning.budget) if first.tuning else None,
             )
             plan = Plan(request, registry, _places(options["data_dir"], scratch), reporter.progress)
             anew += plan.run(reuse=Reuse(fresh=True, keep_embeddings=False), on_event=reporter.on_event)
