@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -48,9 +49,7 @@ LARGEST_KEPT = 3000
 """Training pairs up to which kernels are kept while tuning."""
 
 
-Solution = tuple[
-    tuple[NDArray[np.float32], NDArray[np.float32]], list[Vector], tuple[Matrix, Matrix], Vector
-]
+Solution = tuple[tuple[NDArray[np.float32], NDArray[np.float32]], list[Vector], tuple[Matrix, Matrix], Vector]
 """Points of both modalities, mean kernel values of training rows with them, weights, correlations."""
 
 
@@ -85,8 +84,8 @@ class Kcca(Sharing):
     Learned: ``image_points_`` (m, d_image), training rows that new ones are compared with,
     ``image_weights_`` (m, k) and ``image_offset_`` (k,): a row's scores are k(row, points) @ weights - offset,
     which centres its kernel values as those of training; ``image_centre_`` (d_image,), subtracted from rows and
-    points beforehand; ``text_*`` likewise; ``bandwidths_``, the two sigmas; ``correlations_`` (k,), regularised, descending;
-    ``route_``: ``krylov``, ``eigh``, ``nystrom`` or ``cholesky``.
+    points beforehand; ``text_*`` likewise; ``bandwidths_``, the two sigmas; ``correlations_`` (k,), regularised,
+    descending; ``route_``: ``krylov``, ``eigh``, ``nystrom`` or ``cholesky``.
 
     Source: Hardoon, Szedmak, Shawe-Taylor, "Canonical correlation analysis: an overview with application to
     learning methods", Neural Computation 2004, sections 3 and 4.
@@ -98,7 +97,9 @@ class Kcca(Sharing):
         "to learning methods, Neural Computation 16(12), 2004",
         year=2004,
         supervised=False,
-        departures=("kappa and bandwidth are relative to the data, and kernels are not decomposed incompletely",),
+        departures=(
+            "kappa and bandwidth are relative to the data, and kernels are not decomposed incompletely",
+        ),
     )
     grid: ClassVar = {
         "kappa": (0.1, 1.0, 10.0, 100.0),
@@ -158,7 +159,7 @@ class Kcca(Sharing):
         else:
             solution = self._approximate(views, kernels, wanted, context)
         points, means_of_kernels, (a, b), R = solution
-        rank = int((R > RANK_TOLERANCE * R.max(initial=0.0)).sum())
+        rank = int((RANK_TOLERANCE * R.max(initial=0.0) < R).sum())
         k = choose_components(self.n_components, rank, train.n_classes)
         a, b = align_signs(a[:, :k], b[:, :k])
         self.image_points_, self.text_points_ = points
@@ -181,7 +182,7 @@ class Kcca(Sharing):
         def gram(side: int) -> tuple[Matrix, Vector]:
             return centre_gram(kernels[side].gram(views[side]))
 
-        centred = [once(kept, f"gram of {keys[side]}", lambda side=side: gram(side)) for side in (0, 1)]
+        centred = [once(kept, f"gram of {keys[side]}", partial(gram, side)) for side in (0, 1)]
         means = [found[1] for found in centred]
         kappas = [self.kappa * max(float(np.trace(found[0])) / n, 0.0) for found in centred]
         if n > LARGEST_EIGH and 20 * (k + 10) < n and self.kappa >= SAFE_RIDGE * n and all(kappas):
@@ -201,7 +202,7 @@ class Kcca(Sharing):
                 centred = [gram(side) for side in (0, 1)]  # the factors took their place
         self.route_ = "eigh"
         (lx, Ux), (lt, Ut) = (
-            once(kept, f"eigenvectors of {key}", lambda found=found: spectrum(found[0]))
+            once(kept, f"eigenvectors of {key}", partial(spectrum, found[0]))
             for key, found in zip(keys, centred, strict=True)
         )
         cross = once(kept, f"product of {keys}", lambda: Ux.T @ Ut)

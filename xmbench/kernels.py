@@ -140,13 +140,14 @@ def pivots(kernel: Kernel, rows: NDArray[Any], most: int, *, tolerance: float = 
 def landmark_map(kernel: Kernel, landmarks: NDArray[Any]) -> Matrix:
     """E (m, r) with k(x, landmarks) @ E the Nystrom features of x: their inner products approximate the kernel.
 
-    E = U diag(lambda^-1/2) of the kernel between the landmarks; eigenvalues of at most 1e-10 of the largest are left out.
+    E = U diag(lambda^-1/2) of the kernel between the landmarks; eigenvalues of at most 1e-10 of the largest are
+    left out.
     """
     from scipy.linalg import eigh
 
     values, vectors = eigh(kernel.gram(landmarks), lower=True, driver="evd", check_finite=False)
     kept = values > 1e-10 * values.max(initial=0.0)
-    return vectors[:, kept][:, ::-1] / np.sqrt(values[kept][::-1])
+    return np.asarray(vectors[:, kept][:, ::-1] / np.sqrt(values[kept][::-1]))
 
 
 class Smoother:
@@ -201,7 +202,7 @@ def krylov_correlations(
     """
     from scipy.linalg import eigh, qr
 
-    block = np.random.default_rng(0).standard_normal((n, min(k + 10, n - 1)))
+    block: Matrix = np.random.default_rng(0).standard_normal((n, min(k + 10, n - 1)))
     block, _ = qr(block - block.mean(axis=0), mode="economic", check_finite=False)
     basis, once_applied, twice_applied = (np.empty((n, 0)) for _ in range(3))
     for _ in range(most):
@@ -224,5 +225,5 @@ def krylov_correlations(
         block = twice_applied[:, -block.shape[1] :]
         for _ in range(2):
             block = block - basis @ (basis.T @ block)
-            block, _ = qr(block, mode="economic", check_finite=False)
+            block = np.asarray(qr(block, mode="economic", check_finite=False)[0], dtype=np.float64)
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -186,9 +187,7 @@ def scatter(blocks: Iterable[Sequence[Matrix]], *, within: bool = True) -> Scatt
             if within:
                 squares[i] = dsyrk(1.0, rows.T, beta=1.0, c=squares[i], lower=1, overwrite_c=1)
         for (i, j), total in products.items():
-            products[i, j] = dgemm(
-                1.0, block[i].T, block[j].T, beta=1.0, c=total, trans_b=1, overwrite_c=1
-            )
+            products[i, j] = dgemm(1.0, block[i].T, block[j].T, beta=1.0, c=total, trans_b=1, overwrite_c=1)
     means = [total / n for total in sums]
     if within:
         squares = [
@@ -382,12 +381,57 @@ def whiten_views(
         ridges = [ridge * max(float(np.trace(square)), 0.0) / len(square) for square in sums.within]
         found = _white_views(sums, ridges, k, kept, strict=True)
         if found is not None:
-            return WhiteViews([m + s for m, s in zip(means, sums.shifts, strict=True)], found.maps, found.between)
+            return WhiteViews(
+                [m + s for m, s in zip(means, sums.shifts, strict=True)], found.maps, found.between
+            )
         del sums
     rows = once(
-        kept, "rows", lambda: [view.astype(np.float64) - mean for view, mean in zip(views, means, strict=True)]
+        kept,
+        "rows",
+        lambda: [view.astype(np.float64) - mean for view, mean in zip(views, means, strict=True)],
     )
     maps = [_whiten_rows(x, ridge * mean_scatter(x), kept, f"view {i}") for i, x in enumerate(rows)]
     white = [np.asarray(whitening.rows) for whitening in maps]
     between = {(i, j): white[i].T @ white[j] for j in range(len(white)) for i in range(j)}
     return WhiteViews(means, maps, between)
+
+
+def multiview_directions(
+    between: dict[tuple[int, int], Matrix], ranks: Sequence[int], k: int
+) -> tuple[NDArray[np.float64], list[Matrix]]:
+    """The k largest eigenvalues, and vectors, of whitened views side by side.
+
+    The matrix has the identity of each rank on its diagonal and the products of the views elsewhere; with two
+    views its eigenvalues are 1 + the canonical correlations, 1 and 1 - those.
+
+    Args:
+        between: C_ij (r_i, r_j) for i < j.
+        ranks: r_i of each view.
+        k: at most the sum of the ranks.
+
+    Returns:
+        Eigenvalues (k,), descending, and for each view its rows (r_i, k) of the unit eigenvectors.
+    """
+    from scipy.linalg import eigh
+    from scipy.sparse.linalg import LinearOperator, eigsh
+
+    edges = np.cumsum([0, *ranks])
+    size = int(edges[-1])
+    parts = [slice(start, stop) for start, stop in pairwise(edges)]
+
+    def apply(vector: Matrix) -> Matrix:
+        result = vector.copy()
+        for (i, j), product in between.items():
+            result[parts[i]] += product @ vector[parts[j]]
+            result[parts[j]] += product.T @ vector[parts[i]]
+        return result
+
+    if size <= 600 or k > size // 4:
+        values, vectors = eigh(apply(np.eye(size)), subset_by_index=(size - k, size - 1))
+    else:
+        start = np.random.default_rng(0).standard_normal(size)
+        operator = LinearOperator((size, size), matvec=apply, matmat=apply, dtype=np.float64)
+        values, vectors = eigsh(operator, k=k, which="LA", v0=start)
+    order = np.argsort(-values, kind="stable")
+    vectors = vectors[:, order]
+    return np.asarray(values[order], dtype=np.float64), [vectors[part] for part in parts]
