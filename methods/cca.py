@@ -72,11 +72,7 @@ class Cca(Projections):
         white = whiten_views((train.images, train.texts), self.ridge, wanted, kept=self._kept(train))
         k = choose_components(self.n_components, min(Z.rank for Z in white.maps), c)
         C = white.between[0, 1]
-        if self.ridge:
-            A, R, B = leading_singular(C, k)
-        else:  # nearly equal correlations are no case for Lanczos
-            A, R, Bt = np.linalg.svd(C, full_matrices=False)
-            A, R, B = A[:, :k], R[:k], Bt[:k].T
+        A, R, B = leading_singular(C, k)
         self.image_mean_, self.text_mean_ = white.means
         Zx, Zt = white.maps
         scale = np.sqrt(n - 1)

@@ -8,7 +8,7 @@ import numpy as np
 
 from xmbench.data import Pairs
 from xmbench.errors import InvalidParameter
-from xmbench.linalg import align_signs, choose_components, multiview_directions, whiten_views
+from xmbench.linalg import align_signs, choose_components, multiview_directions, once, whiten_views
 from xmbench.method import FitContext, MethodInfo
 
 from ._sharing import Projections
@@ -68,13 +68,17 @@ class Cca3v(Projections):
             raise InvalidParameter(f"Cca3v.ridge: expected more than 0, got {self.ridge}")
         if not 0 <= self.power < np.inf:
             raise InvalidParameter(f"Cca3v.power: expected at least 0, got {self.power}")
-        c = train.n_classes
+        c, kept = train.n_classes, self._kept(train)
         wanted = c if self.n_components is None else self.n_components
         views = (train.images, train.texts, train.one_hot())
-        white = whiten_views(views, self.ridge, wanted, kept=self._kept(train))
+        white = whiten_views(views, self.ridge, wanted, kept=kept)
         Zx, Zt, Zc = white.maps
         k = choose_components(self.n_components, min(Zx.rank, Zt.rank), c)
-        values, (A, B, D) = multiview_directions(white.between, [Z.rank for Z in white.maps], k)
+        values, (A, B, D) = once(
+            kept,
+            f"directions {self.ridge}, {k}",
+            lambda: multiview_directions(white.between, [Z.rank for Z in white.maps], k),
+        )
         scale = np.sqrt(len(train) - 1)
         P = scale * Zx.weights(A)
         _, Q = align_signs(P, scale * Zt.weights(B))

@@ -60,8 +60,9 @@ def align_signs(first: Matrix, second: Matrix) -> tuple[Matrix, Matrix]:
 def leading_singular(matrix: Matrix, k: int) -> tuple[Matrix, Matrix, Matrix]:
     """The k largest singular triplets (U (m, k), s (k,) descending, V (n, k)), deterministic, signs aligned.
 
-    While k is small against the matrix: Lanczos with a fixed start on the Gram matrix of the smaller side, whose
-    vectors then span a small problem that is solved without squaring. A full SVD otherwise.
+    While k is small against the matrix: Lanczos on the Gram matrix of the smaller side, whose vectors then span
+    a small problem that is solved without squaring. A full SVD otherwise, and where values lie too close
+    together for Lanczos.
 
     Args:
         matrix: (m, n).
@@ -70,21 +71,31 @@ def leading_singular(matrix: Matrix, k: int) -> tuple[Matrix, Matrix, Matrix]:
     from scipy.linalg import svd
 
     smallest = min(matrix.shape)
+    basis = None
     if smallest > 50 and k <= smallest // 4 and matrix.any():
-        from scipy.sparse.linalg import eigsh
-
         upright = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
-        start = np.random.default_rng(0).standard_normal(smallest)
-        _, basis = eigsh(upright.T @ upright, k=k, v0=start)
-        left, values, turn = svd(upright @ basis, full_matrices=False, check_finite=False)
-        right = (basis @ turn.T).T
-        if upright is not matrix:
-            left, right = right.T, left.T
-    else:
+        basis = _lanczos(upright.T @ upright, k)
+    if basis is None:
         left, values, right = svd(matrix, full_matrices=False, check_finite=False)
-        left, values, right = left[:, :k], values[:k], right[:k]
-    left, turned = align_signs(left, right.T)
-    return left, np.asarray(values, dtype=np.float64), turned
+        left, right = left[:, :k], right[:k].T
+    else:
+        left, values, turn = svd(upright @ basis, full_matrices=False, check_finite=False)
+        right = basis @ turn.T
+        if upright is not matrix:
+            left, right = right, left
+    left, right = align_signs(left, right)
+    return left, np.asarray(values[:k], dtype=np.float64), right
+
+
+def _lanczos(symmetric: Any, k: int) -> Matrix | None:
+    """Vectors (n, k) of the k largest eigenvalues of a matrix or operator, from a fixed start; None if too slow."""
+    from scipy.sparse.linalg import ArpackNoConvergence, eigsh
+
+    start = np.random.default_rng(0).standard_normal(symmetric.shape[0])
+    try:
+        return np.asarray(eigsh(symmetric, k=k, which="LA", v0=start, maxiter=50)[1])
+    except ArpackNoConvergence:
+        return None
 
 
 def choose_components(wanted: int | None, available: int, n_classes: int) -> int:
@@ -413,25 +424,25 @@ def multiview_directions(
         Eigenvalues (k,), descending, and for each view its rows (r_i, k) of the unit eigenvectors.
     """
     from scipy.linalg import eigh
-    from scipy.sparse.linalg import LinearOperator, eigsh
+    from scipy.sparse.linalg import LinearOperator
 
     edges = np.cumsum([0, *ranks])
     size = int(edges[-1])
     parts = [slice(start, stop) for start, stop in pairwise(edges)]
 
-    def apply(vector: Matrix) -> Matrix:
-        result = vector.copy()
+    def apply(vectors: Matrix) -> Matrix:
+        result = vectors.copy()
         for (i, j), product in between.items():
-            result[parts[i]] += product @ vector[parts[j]]
-            result[parts[j]] += product.T @ vector[parts[i]]
+            result[parts[i]] += product @ vectors[parts[j]]
+            result[parts[j]] += product.T @ vectors[parts[i]]
         return result
 
-    if size <= 600 or k > size // 4:
+    found = None
+    if size > 600 and k <= size // 4:
+        found = _lanczos(LinearOperator((size, size), matvec=apply, matmat=apply, dtype=np.float64), k)
+    if found is None:
         values, vectors = eigh(apply(np.eye(size)), subset_by_index=(size - k, size - 1))
     else:
-        start = np.random.default_rng(0).standard_normal(size)
-        operator = LinearOperator((size, size), matvec=apply, matmat=apply, dtype=np.float64)
-        values, vectors = eigsh(operator, k=k, which="LA", v0=start)
-    order = np.argsort(-values, kind="stable")
-    vectors = vectors[:, order]
-    return np.asarray(values[order], dtype=np.float64), [vectors[part] for part in parts]
+        values, turn = eigh(found.T @ apply(found))
+        vectors = found @ turn
+    return np.asarray(values[::-1]), [vectors[part, ::-1] for part in parts]
