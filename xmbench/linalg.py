@@ -121,8 +121,12 @@ def choose_components(wanted: int | None, available: int, n_classes: int) -> int
 SAFE_RIDGE = 1e-7
 """Least ridge, as a share of the largest eigenvalue, at which squaring the rows costs no digit that matters."""
 
-SAFE_RANK = 1e-8
-"""Least eigenvalue kept, as a share of the largest, at which the same holds without a ridge."""
+SAFE_SQUARE, SAFE_RANK = 1e-5, 1e-8
+"""Least eigenvalue kept, as a share of the largest, at which the same holds without a ridge: at once, and after
+the whitened rows have been whitened again."""
+
+SMALL = 512
+"""Columns up to which eigenvectors cost little beside the sums of products."""
 
 BLOCK = 2**22
 """Numbers in one block of rows (32 MB)."""
@@ -255,9 +259,9 @@ def _whiten_square(
     from scipy.linalg.blas import dtrsm
     from scipy.linalg.lapack import dpotrf
 
-    if len(square) > 512:
-        largest, enough = once(kept, f"rank of {key}, {k}", lambda: _enough_rank(square, k))
-        safe = ridge >= SAFE_RIDGE * largest
+    if len(square) > SMALL:
+        most, enough = once(kept, f"rank of {key}, {k}", lambda: _enough_rank(square, k))
+        safe = ridge >= SAFE_RIDGE * most
         if strict and not safe:
             return None
         if safe and enough:
@@ -271,7 +275,12 @@ def _whiten_square(
                 lambda S: np.asarray(dtrsm(1.0, factor, S, lower=1)),
             )
     values, vectors = once(kept, f"eigenvectors of {key}", lambda: spectrum(square))
-    if strict and ridge < SAFE_RIDGE * values.max(initial=0.0):
+    largest = values.max(initial=0.0)
+    if (
+        strict
+        and ridge < SAFE_RIDGE * largest
+        and (ridge or values.min(initial=largest) < SAFE_SQUARE * largest)
+    ):
         return None
     return _explicit("eigh", vectors / np.sqrt(values + ridge))
 
@@ -310,8 +319,12 @@ def _whiten_rows(rows: Matrix, ridge: float, kept: Kept | None, key: str) -> Whi
                 lambda S: scaled.T @ (rows @ S),
                 vectors * (np.sqrt(values) / root),
             )
-        if not ridge and n > d and values.min(initial=largest) >= SAFE_RANK * largest:
-            return _explicit("eigh", *_whiten_again(rows, vectors / np.sqrt(values)))
+        smallest = values.min(initial=largest)
+        if not ridge and n > d and smallest >= SAFE_RANK * largest:
+            weights = vectors / np.sqrt(values)
+            if smallest >= SAFE_SQUARE * largest:
+                return _explicit("eigh", weights, rows @ weights)
+            return _explicit("eigh", *_whiten_again(rows, weights))
     white, weights = once(kept, f"whitened {key}, {ridge}", lambda: whiten(rows, ridge))
     return _explicit("svd", weights, white)
 
@@ -377,8 +390,8 @@ def whiten_views(
 ) -> WhiteViews:
     """Views (n, d_i) whitened with one ridge, each by the cheapest route that keeps ten digits.
 
-    With more rows than columns and a ridge: from sums of products, gathered in blocks, so that nothing of the
-    size of the rows is made. Otherwise over centred rows: see :class:`Whitening` for the routes.
+    With more rows than columns, and a ridge or few columns: from sums of products, gathered in blocks, so that
+    nothing of the size of the rows is made. Otherwise over centred rows: see :class:`Whitening` for the routes.
 
     Args:
         views: float matrices with the same n.
@@ -387,7 +400,8 @@ def whiten_views(
         kept: for further calls with the same views.
     """
     means = once(kept, "means", lambda: [view.mean(axis=0, dtype=np.float64) for view in views])
-    if ridge and len(views[0]) > max(view.shape[1] for view in views):
+    widest = max(view.shape[1] for view in views)
+    if len(views[0]) > widest and (ridge or widest <= SMALL):
         sums = once(kept, "scatter", lambda: scatter(centred_blocks(views, means)))
         ridges = [ridge * max(float(np.trace(square)), 0.0) / len(square) for square in sums.within]
         found = _white_views(sums, ridges, k, kept, strict=True)
