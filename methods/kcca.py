@@ -64,8 +64,8 @@ class Kcca(Sharing):
 
     Solver, ``exact``: with G = K(K + kappa)^-1 the squared correlations are the eigenvalues of
     (G_x G_t G_x) w = R^2 G_x w; block Krylov with one Cholesky factor of each kernel, then
-    a = sqrt(n - 1) (K_x + kappa_x)^-1 w and b = sqrt(n - 1) (K_t + kappa_t)^-1 G_x w / R. Up to 1,000 pairs, or
-    where kappa is too small for that, eigenvectors K = U diag(l) U' and one SVD of
+    a = sqrt(n - 1) (K_x + kappa_x)^-1 w and b = sqrt(n - 1) (K_t + kappa_t)^-1 G_x w / R. Up to 1,000 pairs, and
+    where kappa is too small or k too large for that, eigenvectors K = U diag(l) U' and one SVD of
     diag(g_x) U_x'U_t diag(g_t), g^2 = l / (l + kappa), instead. ``nystrom``: features that reproduce the kernel on
     random landmarks, then ridge CCA with kappa; ``cholesky``: the same on the pivots of an incomplete Cholesky
     decomposition, whose factor has the inner products of those features.

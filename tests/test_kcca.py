@@ -226,6 +226,16 @@ def test_auto_is_exact_up_to_the_documented_size(monkeypatch):
     assert fit(X, T, approximation="exact").route_ == "eigh"
 
 
+def test_tens_of_thousands_of_rows_take_landmarks_by_themselves():
+    X, T = correlated(20_000)
+    method = fit(X, T, k=2, n_landmarks=100, kappa=0.1)
+    assert method.route_ == "nystrom"
+    assert method.image_points_.shape == (100, 7)
+    assert_allclose(method.encode_image(X).mean(axis=0), 0.0, atol=1e-8)
+    near = fit(X, T, k=2, n_landmarks=300, kappa=0.1)
+    assert method.correlations_[0] == pytest.approx(near.correlations_[0], rel=0.02)
+
+
 def test_the_random_state_draws_the_landmarks_and_nothing_else():
     X, T = correlated()
     few = {"approximation": "nystrom", "n_landmarks": 20}

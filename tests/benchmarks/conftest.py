@@ -1,4 +1,4 @@
-"""One table of ratios at the end of a run: each contender's cost next to the evaluator's, measured in turns."""
+"""One table of ratios at the end of a run: each contender's cost next to ours, measured in turns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ def pytest_terminal_summary(terminalreporter, config):
     found = [bench for bench in session.benchmarks if "line" in bench.extra_info] if session else []
     if not found:
         return
-    terminalreporter.section("evaluator: CPU time on one thread, medians of rounds measured in turns")
+    terminalreporter.section("CPU time on one thread, medians of rounds measured in turns")
     group = None
     for bench in found:
         if bench.group != group:
