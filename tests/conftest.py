@@ -22,3 +22,67 @@ def data_dir() -> Path:
     if os.environ.get("CI") == "true":
         pytest.fail(f"{reason}; continuous integration must not skip these tests")
     pytest.skip(reason)
+
+
+@pytest.fixture
+def keep_run():
+    """Writes a finished run of given embeddings, as if a method had made them, and returns its record."""
+    import numpy as np
+
+    from xmbench.evaluation import evaluate, evaluator_digest
+    from xmbench.protocol import DEFAULT
+    from xmbench.record import Cost, DatasetRow, MethodRow, Results, score_arrays, task_rows
+    from xmbench.run import Embeddings, RunSpec, write_embeddings
+
+    def keep(
+        folder, images, texts, labels, *, ids=None, class_names=None, protocol=DEFAULT, label="made", **row
+    ):
+        n_classes = labels.shape[1] if labels.ndim == 2 else int(labels.max()) + 1
+        class_names = class_names or tuple(f"class {number}" for number in range(n_classes))
+        method = MethodRow(
+            name="made",
+            label=label,
+            title="Made",
+            params={},
+            source="0",
+            supervised=False,
+            transductive=False,
+            control=False,
+            trained=False,
+            departures=[],
+        )
+        data = {
+            "name": "nowhere",
+            "title": "Nowhere",
+            "features": "a+b",
+            "scaling": "none+none",
+            "provenance": {},
+            "split": "some",
+            "split_seed": 0,
+            "sizes": {"test": len(labels)},
+            "n_classes": len(class_names),
+            "fingerprint": "0" * 16,
+        }
+        spec = RunSpec(
+            None,
+            method,
+            DatasetRow(**{**data, **row}),
+            class_names,
+            protocol,
+            0,
+            "0",
+            evaluator_digest()[:16],
+        )
+        scores = evaluate(images, texts, labels, protocol)
+        cost = Cost(0.0, 0.0, None, 0, "cpu", 1, {})
+        record = spec.record(
+            status="ok", metrics=task_rows(scores, class_names), cost=cost, engine=scores.engine
+        )
+        results = Results(folder)
+        results.put(record, score_arrays(scores))
+        ids = ids or tuple(map("item {:03}".format, np.arange(len(labels))))
+        kept = Embeddings(images, texts, labels, ids, class_names, cost)
+        write_embeddings(results.embeddings_path(record.fit_id), kept)
+        return record
+
+    return keep

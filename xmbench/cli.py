@@ -38,6 +38,13 @@ DATA_DIR = click.option(
 RESULTS = click.option(
     "--results", default="results", show_default=True, metavar="DIR", help="Folder of records and embeddings."
 )
+TASK = click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    metavar="TASK",
+    help="image-text, text-image, image-all or text-all; may be given again.",
+)
 
 
 class Group(click.Group):
@@ -92,6 +99,12 @@ def cli(debug: bool) -> None:
     metavar="METHOD.PARAMETER=VALUE",
     help="Set a parameter where brackets do not.",
 )
+@click.option(
+    "--tune",
+    type=click.Choice(["grid", "random"]),
+    help="Choose what is not set by hand on the validation rows: from the whole grid, or a draw of it.",
+)
+@click.option("--budget", type=click.IntRange(1), help="With --tune: trials of each method.  [default: 12]")
 @click.option("--transductive", is_flag=True, help="Let methods that ask for it learn from test features.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of each run.")
@@ -120,6 +133,8 @@ def run(**options: Any) -> None:
 
     if options["timeout"] is not None and not isfinite(options["timeout"]):
         raise UsageError(f"--timeout: expected a number of seconds, got {options['timeout']}")
+    if options["budget"] and not options["tune"]:
+        raise UsageError("--budget goes with --tune grid or --tune random")
     registry = Registry(options["plugins"])
     request = Request(
         methods=registry.expand(options["methods"]),
@@ -133,6 +148,7 @@ def run(**options: Any) -> None:
         transductive=options["transductive"],
         device=_device(options["device"]),
         threads=options["threads"],
+        tuning=(options["tune"], options["budget"] or 12) if options["tune"] else None,
     )
     with _reporter(options["quiet"], options["verbose"]) as reporter:
         plan = Plan(request, registry, _places(options["data_dir"], options["results"]), reporter.progress)
@@ -320,6 +336,7 @@ def _rerun(options: dict[str, Any], registry: Registry, folder: Path) -> None:
                 seeds=[(first.seed, first.dataset.split_seed or 0)],
                 protocol=Protocol(**first.protocol),
                 transductive=any(record.method.transductive for record in records),
+                tuning=(first.tuning.mode, first.tuning.budget) if first.tuning else None,
             )
             plan = Plan(request, registry, _places(options["data_dir"], scratch), reporter.progress)
             anew += plan.run(reuse=Reuse(fresh=True, keep_embeddings=False), on_event=reporter.on_event)
@@ -378,6 +395,135 @@ def rescore(results: str, names: tuple[str, ...], as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("kind", type=click.Choice(["precision-scope", "pr", "per-class"]))
+@click.argument("records", nargs=-1, metavar="[RECORD]...")
+@TASK
+@click.option("--dataset", "-d", help="Without RECORD: runs on this dataset.")
+@click.option("--protocol", "protocol_name", help="Without RECORD: runs under this protocol.")
+@click.option("--max-scope", type=click.IntRange(1), metavar="K", help="Of precision-scope: the largest K.")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="A .png, .svg or .pdf file.  [default: the kind's name and .png]",
+)
+@RESULTS
+def plot(
+    kind: str,
+    records: tuple[str, ...],
+    tasks: tuple[str, ...],
+    dataset: str | None,
+    protocol_name: str | None,
+    max_scope: int | None,
+    output: str | None,
+    results: str,
+) -> None:
+    """Draw finished runs: precision-scope curves, precision-recall curves, or scores per class.
+
+    RECORD is the score id of a run (or its beginning), or the path of its record; none stands for all finished
+    runs, the newest of each method, data, seed and protocol. Runs of one method become one curve, their mean.
+    Each task is a panel. Needs the extra "plots".  [tasks by default: image-text and text-image]
+    """
+    from xmbench import plot as figures
+    from xmbench.record import Results
+    from xmbench.rescore import named_tasks
+
+    path = Path(output or f"{kind}.png")
+    figures.check_output(path)
+    runs = figures.choose(Results(Path(results)), records, dataset=dataset, protocol=protocol_name)
+    drawn = figures.figure(
+        kind, runs, named_tasks(tasks or ("image-text", "text-image")), max_scope=max_scope
+    )
+    figures.write(drawn, path)
+    click.echo(f"wrote {path}")
+
+
+@cli.command()
+@click.argument("record")
+@click.option("--query", "ids", multiple=True, metavar="ID", help="Show this test item; may be given again.")
+@click.option("--queries", type=click.IntRange(1), metavar="N", help="Show N drawn at random.  [default: 5]")
+@click.option(
+    "--random-state", type=click.IntRange(0), default=0, show_default=True, help="Seed of the draw."
+)
+@click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="Results of each query.")
+@TASK
+@click.option("--html", metavar="FILE", help="Write a page with thumbnails instead.")
+@RESULTS
+@DATA_DIR
+@PLUGIN
+def examples(record: str, **options: Any) -> None:
+    """Show what queries of a finished run retrieve, right and wrong marked.
+
+    RECORD is the score id of the run (or its beginning), or the path of its record.  [tasks by default:
+    image-text and text-image]
+    """
+    from xmbench.examples import collect, show
+    from xmbench.record import Results
+    from xmbench.rescore import find_kept, named_tasks
+
+    found, embeddings = find_kept(Results(Path(options["results"])), record)
+    report = collect(
+        found,
+        embeddings,
+        Registry(options["plugins"]),
+        _data(options["data_dir"]),
+        tasks=named_tasks(options["tasks"] or ("image-text", "text-image")),
+        ids=options["ids"],
+        n_queries=options["queries"],
+        random_state=options["random_state"],
+        top=options["top"],
+    )
+    if options["html"] is None:
+        show(report, sys.stdout)
+        return
+    from xmbench.gallery import write_page
+
+    for line in [*report.warnings, *report.notes]:
+        click.echo(f"xmbench: {line}", err=True)
+    write_page(Path(options["html"]), report)
+    click.echo(f"wrote {options['html']}")
+
+
+@cli.command("export-trec")
+@click.argument("record")
+@click.option("--output", required=True, metavar="DIR", help="Folder for the files.")
+@click.option("--top", default="1000", show_default=True, metavar="K", help="Length of the lists, or all.")
+@click.option("--protocol", "protocol_name", help="How items are compared.  [default: the record's]")
+@TASK
+@RESULTS
+def export_trec(
+    record: str, output: str, top: str, protocol_name: str | None, tasks: tuple[str, ...], results: str
+) -> None:
+    """Write the ranked lists of a finished run for trec_eval: TASK.run and TASK.qrels.
+
+    RECORD is the score id of the run (or its beginning), or the path of its record.  [tasks by default: all]
+    """
+    from xmbench.evaluation import TASKS
+    from xmbench.protocol import Protocol, protocol
+    from xmbench.record import Results
+    from xmbench.rescore import find_kept, named_tasks
+    from xmbench.trec import depth, export
+
+    length = depth(top)
+    found, embeddings = find_kept(Results(Path(results)), record)
+    rules = protocol(protocol_name) if protocol_name else Protocol(**found.protocol)
+    for path in export(
+        embeddings.images,
+        embeddings.texts,
+        embeddings.labels,
+        rules,
+        Path(output),
+        tasks=named_tasks(tasks or TASKS),
+        label=found.method.label,
+        top=length,
+    ):
+        click.echo(f"wrote {path}")
+    for flag in rules.flags:
+        click.echo(f"xmbench: Warning: {flag}", err=True)
+
+
+@cli.command()
 @click.argument("images", type=click.Path(dir_okay=False))
 @click.argument("texts", type=click.Path(dir_okay=False))
 @click.option(
@@ -406,10 +552,13 @@ def evaluate(
 ) -> None:
     """Score embeddings of your own: row i of IMAGES, TEXTS and the labels is one item.
 
-    Files are .npy, .npz with a single array, .csv, .tsv or .txt (numbers alone).
+    Files are .npy (mapped into memory, so it may be large), .npz, .csv, .tsv or .txt (numbers alone), .parquet
+    (numeric columns, or one column of lists; extra "parquet") or .mat (version 7.3: extra "mat73"). One of
+    several arrays, variables or columns is named as FILE.npz:NAME, FILE.mat:NAME or FILE.parquet:NAME.
     """
-    from xmbench.describe import read_matrix, scores_text
+    from xmbench.describe import recall_levels, scores_text
     from xmbench.evaluation import evaluate as score
+    from xmbench.matrices import read_matrix
     from xmbench.protocol import protocol
     from xmbench.record import task_rows
 
@@ -421,6 +570,8 @@ def evaluate(
 
         names = {label: str(label) for task in found.tasks.values() for label in task.per_class}
         rows = {task: msgspec.to_builtins(row) for task, row in task_rows(found, names).items()}
+        for task, row in rows.items():
+            row["interpolated_precision"] = recall_levels(found.tasks[task])
         _print_json({"protocol": found.protocol.to_dict(), "engine": found.engine, "tasks": rows})
     else:
         click.echo(scores_text(found))

@@ -61,11 +61,14 @@ def check_matrix(matrix: object, name: str, *, width: int | None = None) -> NDAr
     return rows
 
 
-def check_labels(labels: object, n_classes: int | None, name: str = "labels") -> NDArray[Any]:
-    """Labels as int64 (n,) in ``0..n_classes-1``, or multi-hot bool (n, c) with a class in every row.
+def check_labels(
+    labels: object, n_classes: int | None, name: str = "labels", *, unlabelled: bool = False
+) -> NDArray[Any]:
+    """Labels as int64 (n,) in ``0..n_classes-1``, or multi-hot bool (n, c).
 
     Raises:
-        InvalidInput: any other shape or type, a label out of range, or a row without a class.
+        InvalidInput: any other shape or type, a label out of range, or, unless ``unlabelled``, a row without a
+            class.
     """
     try:
         array = np.asarray(labels)
@@ -82,10 +85,10 @@ def check_labels(labels: object, n_classes: int | None, name: str = "labels") ->
     if array.ndim == 2:
         if n_classes is not None and array.shape[1] != n_classes:
             raise InvalidInput(f"{name}: expected {n_classes} columns, got {array.shape[1]}")
-        if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
+        if array.dtype.kind not in "biuf" or ((array != 0) & (array != 1)).any():
             raise InvalidInput(f"{name}: a multi-hot matrix holds only 0 and 1")
         empty = np.flatnonzero(~array.any(axis=1))
-        if empty.size:
+        if empty.size and not unlabelled:
             raise InvalidInput(f"{name}: row {empty[0]} has no class")
         return array.astype(bool)
     raise InvalidInput(
@@ -541,14 +544,6 @@ def prepare(
     features = {"image": dict(images.provenance), "text": dict(texts.provenance)}
     if parts_provenance:
         features["parts"] = dict(parts_provenance)
-    fingerprint = short_id(
-        {
-            "corpus": corpus.digest,
-            "features": features,
-            "scaling": list(scaling),
-            "split": {part: [corpus.ids[row] for row in getattr(split, part)] for part in PARTS},
-        }
-    )
     return PairedData(
         name=corpus.name,
         class_names=corpus.class_names,
@@ -559,6 +554,20 @@ def prepare(
         split_seed=split.seed,
         features=features,
         scaling={"image": scaling[0], "text": scaling[1]},
-        fingerprint=fingerprint,
+        fingerprint=fingerprint(corpus, split, features, scaling),
         sizes=split.sizes,
+    )
+
+
+def fingerprint(
+    corpus: Corpus, split: Split, features: Mapping[str, object], scaling: tuple[str, ...]
+) -> str:
+    """Hash of what a run is given: raw files, provenance of the features, scaling, and the ids of each part."""
+    return short_id(
+        {
+            "corpus": corpus.digest,
+            "features": features,
+            "scaling": list(scaling),
+            "split": {part: [corpus.ids[row] for row in getattr(split, part)] for part in PARTS},
+        }
     )

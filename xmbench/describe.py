@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from xmbench._io import read_npz
 from xmbench.data import Dataset
-from xmbench.errors import InvalidInput, MissingData
-from xmbench.evaluation import Scores
+from xmbench.errors import MissingData
+from xmbench.evaluation import RECALL_LEVELS, Scores, TaskScores
 from xmbench.record import REPORTED_SCOPES
 from xmbench.registry import Plugin
 
@@ -145,57 +143,35 @@ def scores_text(scores: Scores) -> str:
     """Scores of one embedding for a terminal."""
     from tabulate import tabulate
 
-    rows = []
+    scopes = [k for k in REPORTED_SCOPES if any(k <= len(task.precision) for task in scores.tasks.values())]
+    ranked: list[list[str]] = []
+    curves: list[list[str]] = []
     for name, task in scores.tasks.items():
-        cells = [name, f"{task.mean_average_precision:.4f}", f"{task.chance:.4f}"]
-        for k in REPORTED_SCOPES:
-            cells.append(f"{task.precision[k - 1]:.4f}" if k <= len(task.precision) else "–")
-        rows.append([*cells, str(task.n_queries), str(task.n_unanswerable), str(task.gallery)])
+        means = (task.mean_average_precision, task.chance, task.r_precision, task.mean_reciprocal_rank)
+        counts = (task.n_queries, task.n_unanswerable, task.n_zero_norm, task.gallery)
+        ranked.append([name, *(f"{value:.4f}" for value in means), *map(str, counts)])
+        for metric, curve in (("precision", task.precision), ("recall", task.recall), ("nDCG", task.ndcg)):
+            cells = [f"{curve[k - 1]:.4f}" if k <= len(curve) else "–" for k in scopes]
+            curves.append([name, metric, *cells])
     headers = [
         "task",
         "MAP",
         "chance",
-        *(f"P@{k}" for k in REPORTED_SCOPES),
+        "R-precision",
+        "MRR",
         "queries",
         "unanswerable",
+        "zero rows",
         "gallery",
     ]
-    body = tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True)
-    return f"{body}\n\nProtocol {scores.protocol.describe()}. Engine {scores.engine}."
+    first = tabulate(ranked, headers=headers, tablefmt="simple", disable_numparse=True)
+    headers = ["task", "of the first K", *(f"K = {k}" for k in scopes)]
+    second = tabulate(curves, headers=headers, tablefmt="simple", disable_numparse=True)
+    return f"{first}\n\n{second}\n\nProtocol {scores.protocol.describe()}. Engine {scores.engine}."
 
 
-def read_matrix(path: Path, *, labels: bool = False) -> NDArray[Any]:
-    """An array from a file of the user's: .npy, .npz with one array, .csv, .tsv or .txt.
-
-    Raises:
-        MissingData: there is no such file.
-        InvalidInput: it holds no array, or more than one; or labels that are not whole numbers.
-    """
-    if not path.is_file():
-        raise MissingData(f"{path} does not exist")
-    try:
-        if path.suffix == ".npy":
-            with path.open("rb") as stream:
-                array = np.lib.format.read_array(stream, allow_pickle=False)
-        elif path.suffix == ".npz":
-            arrays = read_npz(path)
-            if len(arrays) != 1:
-                raise InvalidInput(f"{path.name} holds {len(arrays)} arrays, expected one")
-            (array,) = arrays.values()
-        elif path.suffix in (".csv", ".tsv", ".txt"):
-            if not path.read_bytes().strip():
-                raise InvalidInput(f"{path.name} is empty")
-            delimiter = {".csv": ",", ".tsv": "\t"}.get(path.suffix)
-            array = np.loadtxt(path, delimiter=delimiter, ndmin=1 if labels else 2)
-        else:
-            raise InvalidInput(f"{path.name}: expected a .npy, .npz, .csv, .tsv or .txt file")
-    except (ValueError, EOFError, OSError) as error:
-        raise InvalidInput(f"{path.name} cannot be read as an array of numbers: {error}") from error
-    if not labels:
-        return np.asarray(array)
-    whole = np.asarray(array)
-    if whole.dtype.kind == "f" and np.isfinite(whole).all() and np.array_equal(whole, np.round(whole)):
-        whole = whole.astype(np.int64)
-    if whole.ndim == 2 and 1 in whole.shape:
-        whole = whole.ravel()
-    return whole
+def recall_levels(task: TaskScores) -> dict[str, float | None]:
+    """Recall 0.0, 0.1, ..., 1.0 -> interpolated precision; None where no query could be answered."""
+    values = task.interpolated_precision[::10]
+    levels = RECALL_LEVELS[::10]
+    return {f"{r:.1f}": float(p) if np.isfinite(p) else None for r, p in zip(levels, values, strict=True)}

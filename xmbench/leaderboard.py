@@ -89,7 +89,8 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
 def group_key(record: Record) -> tuple[str, ...]:
     """Records with equal keys may stand in one table."""
     data = record.dataset
-    return (data.name, data.split, data.features, data.scaling, str(record.protocol["name"]))
+    tuned = f"{record.tuning.mode} {record.tuning.budget}" if record.tuning else ""
+    return (data.name, data.split, data.features, data.scaling, str(record.protocol["name"]), tuned)
 
 
 def tables(records: Iterable[Record], stale: Callable[[Record], bool] = lambda record: False) -> list[Table]:
@@ -105,7 +106,7 @@ def _order(record: Record) -> tuple[str, str]:
 
 
 def _group_order(key: tuple[str, ...]) -> tuple[object, ...]:
-    return (key[0], key[4] != "default", *key[1:])
+    return (key[0], key[4] != "default", not key[5], *key[1:])
 
 
 def _table(records: list[Record], stale: Callable[[Record], bool]) -> Table:
@@ -166,7 +167,9 @@ def _table(records: list[Record], stale: Callable[[Record], bool]) -> Table:
     data, protocol = first.dataset, Protocol(**first.protocol)
     return Table(
         heading=f"{data.title}, split {data.split}, features {data.features}, scaling {data.scaling}, "
-        f"protocol {first.protocol['name']}" + (" (see the warning)" if protocol.flags else ""),
+        f"protocol {first.protocol['name']}"
+        + (" (see the warning)" if protocol.flags else "")
+        + (", tuned on validation rows" if first.tuning else ""),
         columns=("method", *SCORES, "fit s", "runs"),
         rows=tuple(rows),
         bold=frozenset(bold),
@@ -188,11 +191,6 @@ def _footer(records: list[Record], runs: pd.DataFrame) -> list[str]:
         (record.dataset.split_seed, record.dataset.fingerprint) for record in sorted(records, key=_seed_order)
     )
     named = ", ".join(mark if seed is None else f"{mark} (split seed {seed})" for seed, mark in prints)
-    params = {record.method.label: record.method.params for record in records if record.method.params}
-    params = {
-        label: {k: v for k, v in found.items() if k != "random_state"} for label, found in params.items()
-    }
-    named_params = "; ".join(f"{label}: {_words(found)}" for label, found in sorted(params.items()) if found)
     repeated = len(runs) and runs.groupby("label").size().max() > 1
     lines = [
         ("Means ± sample standard deviation" if repeated else "Values")
@@ -202,9 +200,7 @@ def _footer(records: list[Record], runs: pd.DataFrame) -> list[str]:
         f"Split {data.split}: {sizes}.",
         f"Features {data.features} ({provenance}); scaling {data.scaling}, fitted on training rows.",
         f"Data fingerprint: {named}.",
-        f"Parameters, by default or as set by hand: {named_params or 'none'}. The defaults of xmbench's own methods "
-        "were chosen by validation scores over several seeded splits; a validation row of one such split can be a "
-        "test row of another.",
+        _parameters(records),
     ]
     if protocol.flags:
         lines.append(f"Warning: this protocol has {', '.join(protocol.flags)}.")
@@ -216,6 +212,42 @@ def _footer(records: list[Record], runs: pd.DataFrame) -> list[str]:
             f"Computed with {', '.join(used)} on {' / '.join(where)}; fit seconds depend on the machine."
         )
     return lines
+
+
+def _parameters(records: list[Record]) -> str:
+    """Which parameters the rows have, and who chose them."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for record in records:
+        mine = found.setdefault(record.method.label, {})
+        for name, value in sorted(record.params.items()):
+            if name != "random_state" and record.status == "ok":
+                mine.setdefault(name, []).append(str(value))
+    words = []
+    for label, params in sorted(found.items()):
+        cells = []
+        for name, values in params.items():
+            kinds = sorted(
+                {value: values.count(value) for value in values}.items(), key=lambda kind: -kind[1]
+            )
+            few = kinds[0][0] if len(kinds) == 1 else " / ".join(f"{value} ({n})" for value, n in kinds)
+            cells.append(f"{name} {few}")
+        if cells:
+            words.append(f"{label}: {', '.join(cells)}")
+    listed = "; ".join(words) or "none"
+    tuning = records[0].tuning
+    if tuning is None:
+        return (
+            f"Parameters, by default or as set by hand: {listed}. The defaults of xmbench's own methods were chosen "
+            "by validation scores over several seeded splits; a validation row of one such split can be a test row "
+            "of another."
+        )
+    how = "all of its grid" if tuning.mode == "grid" else "a seeded draw of its grid"
+    return (
+        f"Parameters that are not in brackets were chosen inside each seed's own split, by the validation rows' mean "
+        f"of image→text and text→image MAP under the default protocol, the first of equal ones; each method had at "
+        f"most {tuning.budget} trials, its defaults and {how}, and fit seconds are those of all trials. Chosen (of "
+        f"how many runs): {listed}."
+    )
 
 
 def _span(values: Sequence[int]) -> str:
@@ -427,7 +459,7 @@ def write_boards(folder: Path, results: Results, registry: Registry, only: str |
                 if kind == "average_precision":
                     arrays[f"{record.score_id}/{task}"] = values.astype(np.float32)
         records = sorted(merged.values(), key=_order)
-        _check_same_data(records)
+        check_same_data(records)
         ids = {record.score_id for record in records}
         arrays = {name: values for name, values in arrays.items() if name.partition("/")[0] in ids}
         atomic_write(kept_path, npz_bytes(arrays))
@@ -457,7 +489,7 @@ def check_boards(folder: Path, registry: Registry, only: str | None = None) -> l
         records = read_board(folder, name)
         for record in records:
             check_ids(record)
-        _check_same_data(records)
+        check_same_data(records)
         _check_arrays(folder / f"{name}.npz", records)
         expected = page(records[0].dataset.title, records, staleness(registry))
         path = folder / f"{name}.md"
@@ -473,7 +505,7 @@ def check_boards(folder: Path, registry: Registry, only: str | None = None) -> l
     return names
 
 
-def _check_same_data(records: Iterable[Record]) -> None:
+def check_same_data(records: Iterable[Record]) -> None:
     """Raise InvalidRecord if two runs of one table and split seed were given different data."""
     seen: dict[tuple[object, ...], Record] = {}
     for record in records:

@@ -182,6 +182,18 @@ class Method(ABC):
             raise
         return self
 
+    def share(self, other: Self) -> None:  # noqa: B027 - most methods have nothing to share
+        """Take over what ``other``, fitted on the same training pairs, computed from these pairs alone.
+
+        Tuning calls this before :meth:`fit`. A method may keep such pieces (Gram matrices, decompositions) in
+        attributes that begin with ``_cache``, and copy them here; a fit gives the same result without them.
+        """
+
+    def forget_shared(self) -> None:
+        """Drop what :meth:`share` may hand on."""
+        for name in [name for name in vars(self) if name.startswith("_cache")]:
+            delattr(self, name)
+
     def _forget(self) -> None:
         for name in [name for name in vars(self) if name.endswith("_")]:
             delattr(self, name)

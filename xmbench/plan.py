@@ -21,6 +21,7 @@ from xmbench.protocol import DEFAULT, Protocol
 from xmbench.record import DatasetRow, MethodRow, Record, Results, numerics_digest, scrub
 from xmbench.registry import Plugin, Registry, parse_spec
 from xmbench.run import RunSpec, run_one, write_bundle
+from xmbench.tuning import Mode, candidates
 
 PRELOAD = ("numpy", "scipy.linalg", "threadpoolctl", "msgspec", "xmbench.run")
 
@@ -41,6 +42,8 @@ class Request:
         transductive: whether methods may learn from the features of test rows, if they ask for them.
         device: where to compute.
         threads: threads of each run.
+        tuning: how parameters that are not set by hand are chosen on validation rows, and how many trials a
+            method has; None for as they are.
     """
 
     methods: Sequence[str]
@@ -54,6 +57,7 @@ class Request:
     transductive: bool = False
     device: str = "cpu"
     threads: int = 1
+    tuning: tuple[Mode, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ class Reuse:
 
 
 Progress = Callable[[str, "float | None"], None]
+Tried = tuple[dict[str, object], ...] | None
 
 
 def label_of(name: str, parameters: Mapping[str, object]) -> str:
@@ -109,6 +114,13 @@ class _Choice:
     label: str
     method: Method | None
     problem: str | None = None
+    fixed: tuple[str, ...] = ()
+
+    def tried(self, params: dict[str, object], tuning: tuple[Mode, int] | None, seed: int) -> Tried:
+        """The candidates of tuning, None without it."""
+        if tuning is None or self.method is None:
+            return None
+        return tuple(candidates(params, type(self.method).grid, self.fixed, *tuning, seed))
 
     def row(self, seed: int) -> MethodRow:
         if self.method is None:
@@ -174,8 +186,20 @@ def choose(request: Request, registry: Registry) -> list[_Choice]:
         problem = None
         if method.transductive and not request.transductive:
             problem = "is transductive (learns from features of test rows): allow it with --transductive"
-        chosen[label] = _Choice(plugin, label, method, problem)
+        sets = {"preset": method.presets, "ablation": method.ablations}
+        named = [set(sets[kind][str(parameters[kind])]) for kind in sets if kind in parameters]
+        fixed = tuple(sorted(set(parameters).union(*named)))
+        chosen[label] = _Choice(plugin, label, method, problem, fixed)
     return list(chosen.values())
+
+
+def read_corpus(adapter: Plugin, dataset: Dataset, data_dir: Path, image: str, text: str) -> Corpus:
+    """A dataset's corpus under the name it is registered by.
+
+    What the adapter makes of the files is part of the data: its source goes into the digest.
+    """
+    corpus = dataset.load(data_dir, image, text)
+    return replace(corpus, name=adapter.name, digest=digest([corpus.digest, adapter.source_digest()]))
 
 
 class Plan:
@@ -213,11 +237,7 @@ class Plan:
             if self._corpus is None:
                 self.progress(f"reading {self.request.dataset}", None)
                 image, text = (source(self.dataset, modality, spec) for modality, spec in self.wanted)
-                corpus = self.dataset.load(self.places.data, image, text)
-                adapter = self.adapter.source_digest()  # what it makes of the files is part of the data
-                self._corpus = replace(
-                    corpus, name=self.request.dataset, digest=digest([corpus.digest, adapter])
-                )
+                self._corpus = read_corpus(self.adapter, self.dataset, self.places.data, image, text)
             split = self.dataset.split(self._corpus, self.split, split_seed)
             images, texts = (
                 extract(
@@ -250,11 +270,15 @@ class Plan:
                 n_classes=len(data.class_names),
                 fingerprint=data.fingerprint,
             )
+            tuning = self.request.tuning
             for choice in self.choices:
+                method, problem = choice.row(seed), choice.problem
+                if tuning and data.validation is None:
+                    problem = f"split {data.split} has no validation rows for --tune; name one with --split"
                 yield (
                     RunSpec(
                         plugin=choice.plugin,
-                        method=choice.row(seed),
+                        method=method,
                         dataset=row,
                         class_names=data.class_names,
                         protocol=self.request.protocol,
@@ -263,9 +287,11 @@ class Plan:
                         evaluator=evaluator_digest()[:16],
                         device=self.request.device,
                         threads=self.request.threads,
+                        tuning=tuning,
+                        tried=choice.tried(method.params, tuning, seed),
                     ),
                     data,
-                    choice.problem,
+                    problem,
                 )
 
     def preload(self) -> list[str]:

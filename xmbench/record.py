@@ -24,6 +24,7 @@ from xmbench._io import atomic_write, npz_bytes, read_npz, short_id, source_dige
 from xmbench.errors import InvalidParameter, InvalidRecord
 from xmbench.evaluation import TASKS, Scores
 from xmbench.protocol import DEFAULT, Protocol
+from xmbench.tuning import Tuning
 
 SCHEMA = 1
 REPORTED_SCOPES = (1, 10, 50, 100)
@@ -119,6 +120,8 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     evaluate_seconds: float | None = None
     cost: Cost | None = None
     engine: str | None = None
+    tuning: Tuning | None = None
+    """How the parameters were chosen, where ``method.params`` are but the first that were tried."""
     numerics: str
     evaluator: str
     git: dict[str, Any] | None = None
@@ -129,13 +132,27 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """What a run is a run *of*; a newer record of the same identity replaces an older one."""
         data = self.dataset
         variant = (data.name, data.features, data.scaling, data.split, data.split_seed)
-        return (self.method.label, *variant, self.seed, self.protocol["name"])
+        tuned = (self.tuning.mode, self.tuning.budget) if self.tuning else ()
+        return (self.method.label, *variant, self.seed, self.protocol["name"], *tuned)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters of the fitted method."""
+        return self.method.params if self.tuning is None else self.tuning.trials[self.tuning.chosen].params
 
 
-def fit_id(method: MethodRow, dataset: DatasetRow, seed: int, numerics: str, selection: str) -> str:
-    """Hash of all that can change a fitted model, and of nothing else."""
+def fit_id(
+    method: MethodRow,
+    dataset: DatasetRow,
+    seed: int,
+    numerics: str,
+    selection: str,
+    tried: Sequence[Mapping[str, Any]] | None = None,
+) -> str:
+    """Hash of all that can change a fitted model, and of nothing else; ``tried`` are the candidates of tuning."""
     return short_id(
         {
+            **({} if tried is None else {"tried": list(tried)}),
             "method": method.source,
             "numerics": numerics,
             "params": method.params,
@@ -156,7 +173,8 @@ def score_id(fit: str, label: str, protocol: Protocol, evaluator: str) -> str:
 def check_ids(record: Record) -> None:
     """Raise InvalidRecord unless the ids of a record are those of what it says it is a record of."""
     protocol = Protocol(**record.protocol)
-    fit = fit_id(record.method, record.dataset, record.seed, record.numerics, protocol.selection)
+    tried = None if record.tuning is None else [trial.params for trial in record.tuning.trials]
+    fit = fit_id(record.method, record.dataset, record.seed, record.numerics, protocol.selection, tried)
     score = score_id(fit, record.method.label, protocol, record.evaluator)
     if (record.fit_id, record.score_id) != (fit, score):
         raise InvalidRecord(

@@ -1,4 +1,4 @@
-"""Kept test embeddings under other protocols: nothing is fitted, and no dataset is read."""
+"""Finished runs and their kept test embeddings, found and scored anew: nothing is fitted, no dataset is read."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from xmbench.errors import InvalidRecord, MissingData, UsageError
+from xmbench.errors import InvalidRecord, MissingData, UnknownName, UsageError
 from xmbench.evaluation import TASKS, evaluator_digest
 from xmbench.leaderboard import clean
 from xmbench.protocol import PROTOCOLS, Protocol
-from xmbench.record import Record, Results, decode, score_arrays
+from xmbench.record import Record, Results, check_ids, decode, score_arrays
 from xmbench.run import Embeddings, read_embeddings, rescore
 
 
@@ -38,7 +38,34 @@ def find(results: Results, name: str) -> Record:
     return found[0]
 
 
-def _kept(results: Results, record: Record) -> Embeddings:
+def find_kept(results: Results, name: str) -> tuple[Record, Embeddings]:
+    """The finished run that ``name`` stands for, as in :func:`find`, and its test embeddings.
+
+    Raises:
+        MissingData: there is none, or its embeddings were not kept.
+        UsageError: several score ids begin so, or the run did not finish.
+        InvalidRecord: the record cannot be read, or is not the one that its ids name.
+    """
+    record = find(results, name)
+    check_ids(record)
+    return record, kept(results, record)
+
+
+def named_tasks(names: Sequence[str]) -> tuple[str, ...]:
+    """The tasks called ``names``; ``image-text`` stands for ``image->text``, which a shell would redirect.
+
+    Raises:
+        UnknownName: there is no such task.
+    """
+    known = {task.replace("->", "-"): task for task in TASKS}
+    for name in names:
+        if name.replace("->", "-") not in known:
+            raise UnknownName("task", name, known)
+    return tuple(dict.fromkeys(known[name.replace("->", "-")] for name in names))
+
+
+def kept(results: Results, record: Record) -> Embeddings:
+    """The test embeddings of a run; raises MissingData if they were not kept, or not whole."""
     embeddings = read_embeddings(results.embeddings_path(record.fit_id))
     if embeddings is None:
         raise MissingData(
@@ -62,7 +89,7 @@ def rescore_all(results: Results, protocols: Sequence[Protocol]) -> list[Record]
     records = []
     for protocol in protocols:
         for record in fits.values():
-            anew, scores = rescore(record, _kept(results, record), protocol, evaluator)
+            anew, scores = rescore(record, kept(results, record), protocol, evaluator)
             old = results.get(anew.score_id)
             if old is None:
                 results.put(anew, score_arrays(scores))
@@ -74,7 +101,7 @@ def rescore_all(results: Results, protocols: Sequence[Protocol]) -> list[Record]
 
 def compare(record: Record, results: Results) -> list[dict[str, Any]]:
     """One run under every protocol: name, mean average precision of each task, their averages, flags."""
-    embeddings = _kept(results, record)
+    embeddings = kept(results, record)
     rows = []
     for protocol in PROTOCOLS.values():
         _, scores = rescore(record, embeddings, protocol, evaluator_digest()[:16])

@@ -35,6 +35,7 @@ from xmbench.record import (
     versions,
 )
 from xmbench.registry import Plugin
+from xmbench.tuning import Mode, Tuning, tune
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class RunSpec:
         evaluator: digest of the evaluator's source.
         device: where to compute.
         threads: threads that the run may use.
+        tuning: how parameters are chosen on the validation rows, and the budget; None for as they are.
+        tried: the parameters of each candidate.
     """
 
     plugin: Plugin
@@ -64,11 +67,14 @@ class RunSpec:
     evaluator: str
     device: str = "cpu"
     threads: int = 1
+    tuning: tuple[Mode, int] | None = None
+    tried: tuple[dict[str, Any], ...] | None = None
 
     @property
     def fit_id(self) -> str:
         """Hash of all that can change the fitted model, and of nothing else."""
-        return fit_id(self.method, self.dataset, self.seed, self.numerics, self.protocol.selection)
+        selection = self.protocol.selection
+        return fit_id(self.method, self.dataset, self.seed, self.numerics, selection, self.tried)
 
     @property
     def score_id(self) -> str:
@@ -80,34 +86,39 @@ class RunSpec:
         return Record(
             fit_id=self.fit_id,
             score_id=self.score_id,
-            method=self.method,
             dataset=self.dataset,
             protocol=self.protocol.to_dict(),
             seed=self.seed,
             numerics=self.numerics,
             evaluator=self.evaluator,
             git=git_state(),
-            **fields,
+            **{"method": self.method, **fields},
         )
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Test embeddings of a fit, with all that scoring them under another protocol needs.
+    """Test embeddings of a fit, with all that scoring them under another protocol, or showing them, needs.
 
     Args:
         images: (n, k) test images in the common space.
         texts: (n, k) test texts.
         labels: (n,) int or (n, c) multi-hot, of the test items.
+        ids: n names of the test items, unique.
         class_names: names of the c classes.
-        cost: what the fit cost.
+        cost: what the fit cost, with all trials.
+        tuning: how the parameters were chosen, if they were.
+        departures: where the fitted method departs from its paper.
     """
 
     images: NDArray[Any]
     texts: NDArray[Any]
     labels: NDArray[Any]
+    ids: tuple[str, ...]
     class_names: tuple[str, ...]
     cost: Cost
+    tuning: Tuning | None = None
+    departures: tuple[str, ...] = ()
 
 
 def run_one(
@@ -144,6 +155,8 @@ def run_one(
     seconds = time.perf_counter() - start
     record = spec.record(
         status="ok",
+        method=msgspec.structs.replace(spec.method, departures=list(embeddings.departures)),
+        tuning=embeddings.tuning,
         metrics=task_rows(scores, spec.class_names),
         evaluate_seconds=seconds,
         cost=embeddings.cost,
@@ -158,7 +171,6 @@ def _fit_and_encode(
     before = _memory()
     train = read_bundle(bundle, "train")
     validation = read_bundle(bundle, "validation") if spec.dataset.sizes.get("validation") else None
-    method = spec.plugin.load().resolve(spec.method.params)
 
     def validation_score(fitted: Method) -> float:
         assert validation is not None
@@ -176,9 +188,16 @@ def _fit_and_encode(
     if spec.method.transductive:  # as recorded, and marked in every table; plan.py has seen to the option
         test = read_bundle(bundle, "test")
         context = replace(context, unlabelled_images=test.images, unlabelled_texts=test.texts)
-    progress("fitting", None)
     start = time.perf_counter()
-    method.fit(train, validation, context=context)
+    tuning = None
+    if spec.tuning is None or spec.tried is None:
+        progress("fitting", None)
+        method = spec.plugin.load().resolve(spec.method.params)
+        method.fit(train, validation, context=context)
+    else:
+        assert validation is not None
+        method, trials, chosen = tune(spec.plugin.load().resolve, spec.tried, train, validation, context)
+        tuning = Tuning(*spec.tuning, trials, chosen)
     fitted = time.perf_counter()
     progress("encoding", None)
     test = read_bundle(bundle, "test")
@@ -195,7 +214,16 @@ def _fit_and_encode(
         threads=spec.threads,
         versions=versions(),
     )
-    return Embeddings(images, texts, test.labels, spec.class_names, cost)
+    return Embeddings(
+        images=images,
+        texts=texts,
+        labels=test.labels,
+        ids=test.ids,
+        class_names=spec.class_names,
+        cost=cost,
+        tuning=tuning,
+        departures=method.departures,
+    )
 
 
 def rescore(
@@ -227,30 +255,40 @@ def _evaluate(embeddings: Embeddings, protocol: Protocol, device: str) -> Scores
     return evaluate(embeddings.images, embeddings.texts, embeddings.labels, protocol, **_resources(device))
 
 
-def _resources(device: str) -> dict[str, str]:
+def _resources(device: str) -> dict[str, Any]:
     """Numbers for a record are computed in float64, whatever the method made: ties stay ties."""
     return {"precision": "float64", "device": "cpu" if device.startswith("mps") else device}
 
 
 def write_embeddings(path: Path, embeddings: Embeddings) -> None:
     """Keep test embeddings as one ``.npz``."""
-    header = {"cost": msgspec.to_builtins(embeddings.cost), "class_names": embeddings.class_names}
+    header = {
+        "cost": msgspec.to_builtins(embeddings.cost),
+        "class_names": embeddings.class_names,
+        "ids": embeddings.ids,
+        "tuning": msgspec.to_builtins(embeddings.tuning),
+        "departures": embeddings.departures,
+    }
     arrays = {name: getattr(embeddings, name) for name in ("images", "texts", "labels")}
     atomic_write(path, npz_bytes({**arrays, "header": pack_header(header)}))
 
 
 def read_embeddings(path: Path) -> Embeddings | None:
-    """Kept test embeddings; None if there are none, or the file is damaged and has to be made again."""
+    """Kept test embeddings; None if there are none, or the file lacks something and has to be made again."""
     try:
         arrays = read_npz(path)
         header = unpack_header(arrays["header"])
-        return Embeddings(
+        embeddings = Embeddings(
             images=arrays["images"],
             texts=arrays["texts"],
             labels=arrays["labels"],
+            ids=tuple(msgspec.convert(header["ids"], list[str])),
             class_names=tuple(header["class_names"]),
             cost=msgspec.convert(header["cost"], Cost),
+            tuning=msgspec.convert(header["tuning"], Tuning | None),
+            departures=tuple(header["departures"]),
         )
+        return embeddings if len(embeddings.ids) == len(embeddings.labels) else None
     except (FileNotFoundError, ValueError, KeyError, msgspec.ValidationError):
         return None
 

@@ -128,7 +128,8 @@ def evaluate(
     Args:
         images: (n, k) embeddings; any array of real numbers, a memory map too.
         texts: (n, k) embeddings.
-        labels: (n,) int or (n, c) multi-hot; two items are relevant to each other if they share a class.
+        labels: (n,) int or (n, c) multi-hot; two items are relevant to each other if they share a class, one
+            without a class to none.
         protocol: what to compute.
         tasks: which of :data:`TASKS`.
         **resources: see :class:`Resources`.
@@ -156,7 +157,8 @@ def retrieve(
 
     The arguments are those of :func:`evaluate`; there is no query item in the gallery to leave out.
     """
-    left, right = check_labels(query_labels, None), check_labels(gallery_labels, None)
+    left = check_labels(query_labels, None, "query labels", unlabelled=True)
+    right = check_labels(gallery_labels, None, "gallery labels", unlabelled=True)
     q, g = check_rows(queries, "queries"), check_rows(gallery, "gallery")
     if q.width != g.width or left.shape[1:] != right.shape[1:]:
         raise InvalidInput(

@@ -27,7 +27,7 @@ def pack(keys: Any, top: int, offsets: Any, classes: Any, starts: Any, items: An
         for j in range(row.shape[0]):
             key = row[j]
             if key < 0:
-                key ^= ~sign
+                key = sign - key
             row[j] = (key << shift) & keys.dtype.type(-2)
         for k in range(offsets[i], offsets[i + 1]):
             for p in range(starts[classes[k]], starts[classes[k] + 1]):

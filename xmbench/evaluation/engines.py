@@ -97,9 +97,8 @@ def _blas() -> Any:
 
 
 def _blas_threads() -> int:
-    return max(
-        [1, *(library.num_threads for library in _blas().lib_controllers if library.user_api == "blas")]
-    )
+    pools = [library for library in _blas().lib_controllers if library.user_api == "blas"]
+    return max([1, *(int(library.num_threads) for library in pools)])
 
 
 class TorchEngine:
@@ -257,9 +256,9 @@ def choose_engine(engine: str, device: str, threads: int | None, tile_bytes: int
             raise InvalidParameter(f"{name} must be at least 1, got {value}")
     if engine not in ENGINES:
         raise InvalidParameter(f"unknown engine {engine!r}; known: {', '.join(ENGINES)}")
-    compiled = find_spec("numba") is not None
     if engine == "auto":
-        engine = "torch" if device != "cpu" else "numba" if compiled and pairs >= COMPILED_FROM else "numpy"
+        compiled = device == "cpu" and pairs >= COMPILED_FROM and find_spec("numba") is not None
+        engine = "torch" if device != "cpu" else "numba" if compiled else "numpy"
     if engine == "torch":
         try:
             return TorchEngine(device, tile_bytes)
@@ -267,6 +266,6 @@ def choose_engine(engine: str, device: str, threads: int | None, tile_bytes: int
             raise MissingDependency("the torch engine needs torch; pip install torch") from error
     if device != "cpu":
         raise InvalidParameter(f"the {engine} engine computes on the cpu, not on {device!r}")
-    if engine == "numba" and not compiled:
+    if engine == "numba" and find_spec("numba") is None:
         raise MissingDependency("the numba engine needs numba; pip install 'xmbench[fast]'")
     return CpuEngine(engine == "numba", threads, tile_bytes)

@@ -33,7 +33,7 @@ class Paired:
     def __init__(
         self, images: NDArray[Any], texts: NDArray[Any], labels: NDArray[Any], protocol: Protocol
     ) -> None:
-        self.labels = check_labels(labels, None)
+        self.labels = check_labels(labels, None, unlabelled=True)
         rows = {
             "image": check_rows(images, "image embeddings"),
             "text": check_rows(texts, "text embeddings"),

@@ -42,7 +42,7 @@ def rank(
     task: str,
     protocol: Protocol = DEFAULT,
     *,
-    queries: Sequence[int] | None = None,
+    queries: Sequence[int] | NDArray[np.int64] | None = None,
     top: int | None = None,
     precision: str = "auto",
 ) -> Iterator[Ranking]:
@@ -88,19 +88,18 @@ def _block(task: Task, at: slice, query: NDArray[np.int64], length: int) -> Rank
     block = comparison.queries(at)
     comparison.products(block, distances)
     comparison.finish(distances, block)
+    similarity = comparison.similarities(distances, at)
     keys = order_bits(distances, np.empty(distances.shape, f"i{comparison.dtype.itemsize}"))
     put_last(keys, at, task)
     items = np.argsort(keys, axis=1, kind="stable")[:, :length]
     keys = np.take_along_axis(keys, items, axis=1)
-    places = np.broadcast_to(np.arange(length), keys.shape)
-    above = np.where(np.diff(keys, axis=1, prepend=keys[:, :1] - 1) != 0, places, 0)
-    relevant = np.zeros(distances.shape, np.bool_)
-    for i, row in enumerate(relevant):
-        row[task.relevance.of(at.start + i)] = True
+    above = np.zeros(keys.shape, np.int64)
+    above[:, 1:] = np.where(keys[:, 1:] != keys[:, :-1], np.arange(1, length), 0)
+    relevant = task.relevance.mask(at, comparison.size)
     return Ranking(
         query=query,
         items=items,
         above=np.maximum.accumulate(above, axis=1),
-        similarity=comparison.similarities(at, items),
+        similarity=np.take_along_axis(similarity, items, axis=1),
         relevant=np.take_along_axis(relevant, items, axis=1),
     )

@@ -92,6 +92,13 @@ class Relevance:
             [self.items[:0], *(self.items[self.starts[c] : self.starts[c + 1]] for c in classes)]
         )
 
+    def mask(self, at: slice, size: int) -> NDArray[np.bool_]:
+        """(b, size): which items are relevant to some queries."""
+        found: NDArray[np.bool_] = np.zeros((at.stop - at.start, size), np.bool_)
+        for row, query in zip(found, range(at.start, at.stop), strict=True):
+            row[self.of(query)] = True
+        return found
+
     def postings(self, at: slice) -> tuple[NDArray[Any], ...]:
         """Offsets of some queries' classes, classes, offsets of the classes' items, items."""
         return self._offsets[at.start : at.stop + 1], self._classes, self.starts, self.items
@@ -127,9 +134,10 @@ def order_bits(distances: NDArray[Any], scratch: NDArray[Any]) -> NDArray[Any]:
     """Integers that order as the distances do, with the lowest bit clear, in the same memory.
 
     Args:
-        distances: (b, g) float32 within (-1.5, 1.5), or float64; no -0.0.
+        distances: (b, g) float32 within (-1.5, 1.5), or float64.
         scratch: (b, g) int32 or int64 of the same size, overwritten.
     """
+    distances += 0.0  # no -0.0
     keys = distances.view(scratch.dtype)
     np.right_shift(keys, 8 * keys.itemsize - 1, out=scratch)
     unsigned = scratch.view(f"u{keys.itemsize}")
@@ -192,23 +200,21 @@ def numba_groups(distances: NDArray[Any], scratch: NDArray[Any], at: slice, task
     n = pack(keys, 8 * keys.itemsize - 1, *task.relevance.postings(at))
     n -= put_last(keys, at, task)
     keys.sort(axis=1)
-    columns = np.empty((5, n), np.int64)
+    columns: NDArray[np.int64] = np.empty((5, n), np.int64)
     return Groups(*columns[:, : scan(keys, columns)])
 
 
 def index_groups(distances: NDArray[Any], scratch: NDArray[Any], at: slice, task: Task) -> Groups:
     """Every relevant item as a group of its own, ties in the order of the gallery, or against it."""
     keys = order_bits(distances, scratch)
-    relevant = np.zeros(keys.shape, np.bool_)
-    for row, query in zip(relevant, range(at.start, at.stop), strict=True):
-        row[task.relevance.of(query)] = True
+    relevant = task.relevance.mask(at, keys.shape[1])
     if task.excluded is not None:
         relevant[np.arange(len(keys)), task.excluded[at]] = False
     put_last(keys, at, task)
     if task.ties == "reverse_index":
         keys, relevant = keys[:, ::-1], relevant[:, ::-1]
     order = np.argsort(keys, axis=1, kind="stable")
-    query, above = np.nonzero(np.take_along_axis(relevant, order, axis=1))
+    query, above = (np.asarray(found) for found in np.nonzero(np.take_along_axis(relevant, order, axis=1)))
     ones = np.ones_like(query)
     return Groups(query, above, ones, np.arange(len(query)) - np.searchsorted(query, query), ones)
 

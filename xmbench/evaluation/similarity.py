@@ -226,39 +226,24 @@ class Comparison:
         return 1.5 * 2.0**14 * (queries**2).sum(axis=1)[:, None]  # queries are doubled
 
     def finish(self, distances: NDArray[Any], queries: NDArray[Any]) -> None:
-        """Turn products into distances, in place; none is -0.0."""
+        """Turn products into distances, in place."""
         if self.similarity == "l2":
             distances += self.squares
         if self.dtype == np.float64:
             guard = self.guard(queries)
             distances += guard
             distances -= guard
-        distances += 0.0
 
-    def similarities(self, at: slice, items: NDArray[np.int64]) -> NDArray[np.float64]:
-        """What a reader calls the similarity of some queries to ``items`` (b, k).
-
-        Cosine, inner product, or the negated squared distance, in float64.
-        """
-        found = np.empty(items.shape)
-        for i, row in enumerate(range(at.start, at.stop)):
-            query = self._queries.rows.read(slice(row, row + 1))[0]
-            chosen = np.concatenate([self._item(int(item)) for item in items[i]])
-            if self.similarity == "l2":
-                found[i] = -np.square(chosen - query).sum(axis=1)
-                continue
-            found[i] = chosen @ query
-            if self.similarity == "cosine":
-                lengths = np.linalg.norm(chosen, axis=1) * np.linalg.norm(query)
-                found[i] /= np.where(lengths > 0, lengths, 1.0)
-        return found
-
-    def _item(self, item: int) -> NDArray[np.float64]:
-        for part in self._parts:
-            if item < len(part.rows):
-                return part.rows.read(slice(item, item + 1))
-            item -= len(part.rows)
-        raise IndexError(item)
+    def similarities(self, distances: NDArray[Any], at: slice) -> NDArray[np.float64]:
+        """What a reader calls similarity: cosine, inner product, or the negated squared distance; (b, g)."""
+        found = distances.astype(np.float64)
+        if self.similarity == "l2":
+            found += np.square(self._queries.read(at, np.float64)).sum(axis=1)[:, None]
+            np.maximum(found, 0.0, out=found)
+        for side in (self._queries, self._parts[0]) if self.similarity != "cosine" else ():
+            for factor in side.factors:
+                found /= factor[at, None] if factor.ndim else factor
+        return 0.0 - found
 
 
 def _exponents(rows: Rows) -> NDArray[np.int64]:
