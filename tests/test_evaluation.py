@@ -261,7 +261,7 @@ def test_a_class_of_unanswerable_queries_is_left_out(engine):
         (np.ones((3, 2), dtype=object), np.ones((3, 2)), [0, 1, 2], "real numbers.*object"),
         (np.ones((3, 2)), np.ones((3, 2)), [0.0, 1.0, 2.0], "labels: expected integers"),
         (np.ones((3, 2)), np.ones((3, 2)), [0, -1, 2], "labels: row 1"),
-        (np.ones((3, 2)), np.ones((3, 2)), [[1, 0], [0, 0], [1, 1]], "labels: row 1 has no class"),
+        (np.ones((3, 2)), np.ones((3, 2)), np.array([0, 1, 2**63], np.uint64), "labels: row 2.*9223372036854775808"),
         (np.ones((3, 2)), np.ones((3, 2)), [[1, 0], [2, 0], [1, 1]], "only 0 and 1"),
     ],
 )
@@ -310,3 +310,77 @@ def test_only_the_wanted_tasks_are_computed():
 def test_the_digest_is_stable_and_short():
     assert evaluator_digest() == evaluator_digest()
     assert len(evaluator_digest()) >= 16
+
+
+# ---- exact scores against the oracle of every metric
+
+
+@cache
+def exact_case(similarity, multi, ties, exclude):
+    """Embeddings and labels with heavy ties, and what every task's numbers have to be."""
+    n = 14
+    images, texts = exact_rows(n, similarity, 20), exact_rows(n, similarity, 21)
+    labels = labels_of(n, multi, 22, classes=7)
+    labels[0] = np.eye(7, dtype=bool)[6] if multi else 6  # alone in its class, or nearly so
+    protocol = under(similarity, ties=ties, exclude_query=exclude, max_scope=9)
+    unit = [
+        rows / np.where(lengths := np.linalg.norm(rows, axis=1, keepdims=True), lengths, 1)
+        if similarity == "cosine"
+        else rows
+        for rows in (images, texts)
+    ]
+    by_task = {}
+    for task in TASKS:
+        queries = unit[task.startswith("text")]
+        gallery = {"image": unit[0], "text": unit[1], "all": np.concatenate(unit)}[task.split(">")[1]]
+        both = np.concatenate([labels, labels]) if task.endswith("all") else labels
+        own = np.arange(n) + n * task.startswith("text") if task.endswith("all") and exclude else None
+        squares = -np.square(queries[:, None] - gallery).sum(axis=2)
+        scores = squares if similarity == "l2" else queries @ gallery.T
+        by_task[task] = task_oracle(scores, loop_relevant(labels, both), ties, 9, own)
+    return images, texts, labels, protocol, by_task
+
+
+@every_engine
+@every_precision
+@every_similarity
+@both_labels
+@pytest.mark.parametrize("ties", TIES)
+def test_every_number_of_exact_embeddings(engine, precision, similarity, multi, ties):
+    for exclude in (True, False):
+        images, texts, labels, protocol, expected = exact_case(similarity, multi, ties, exclude)
+        for dtype in (np.float64, np.float32):
+            found = evaluate(
+                images.astype(dtype), texts.astype(dtype), labels, protocol, engine=engine, precision=precision
+            )
+            for task in TASKS:
+                assert_is(found.tasks[task], expected[task])
+
+
+@every_engine
+@every_precision
+@both_labels
+def test_queries_and_items_of_no_class_or_of_one_that_the_other_side_has_not(engine, precision, multi):
+    queries, gallery = exact_rows(15, "inner", 23), exact_rows(25, "inner", 24)
+    left, right = labels_of(15, multi, 25), labels_of(25, multi, 26)
+    if multi:
+        left[[0, 4]], right[[1, 7, 8]] = False, False
+    else:
+        left[[0, 4]], right[[1, 7, 8]] = [99, 2**62], [98, 2**62 + 1, 2**61]
+    found = retrieve(queries, gallery, left, right, INNER, engine=engine, precision=precision)
+    assert_is(found, task_oracle(queries @ gallery.T, loop_relevant(left, right)))
+    assert found.n_unanswerable >= 2
+
+
+@every_engine
+def test_each_item_in_a_class_of_its_own(engine):
+    generator = np.random.default_rng(27)
+    images, texts = generator.normal(size=(2, 400, 4))
+    labels = generator.permutation(400) * 10**15
+    found = evaluate(images, texts, labels, under("inner"), engine=engine, tasks=("image->text",))
+    scores = found.tasks["image->text"]
+    ranks = ((images @ texts.T) >= np.sum(images * texts, axis=1)[:, None]).sum(axis=1)
+    np.testing.assert_allclose(scores.average_precision, 1 / ranks, rtol=0, atol=1e-12)
+    assert scores.mean_reciprocal_rank == pytest.approx(scores.mean_average_precision, abs=1e-12)
+    assert scores.per_class == dict(zip(labels.tolist(), scores.average_precision.tolist(), strict=True))
+    assert scores.recall[9] == pytest.approx(np.mean(ranks <= 10))
