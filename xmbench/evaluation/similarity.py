@@ -155,12 +155,12 @@ class Comparison:
         elif similarity == "inner":
             down = int(np.ceil(np.log2(self.width)))  # |inner product| <= d * largest * largest
             self.scale = 2.0**-down
-            highest = max(int(_exponents(rows).max()) for rows in gallery) + down
+            highest = _exponent(gallery) + down
             sides = [_Scaled(queries, _powers(_exponents(queries)))]
             sides += [_Scaled(rows, _powers(np.array(highest))) for rows in gallery]
         else:
             down = int(np.ceil(np.log2(4 * np.sqrt(self.width))))  # every centred length <= 1/2
-            highest = max(int(_exponents(rows).max()) for rows in everything) + down
+            highest = _exponent(everything) + down
             powers = _powers(np.array(highest))
             parts = [_Scaled(rows, powers) for rows in gallery]
             total = sum(part.read(at, np.float64).sum(axis=0) for part in parts for at in part.rows.pieces())
@@ -244,6 +244,12 @@ class Comparison:
             for factor in side.factors:
                 found /= factor[at, None] if factor.ndim else factor
         return 0.0 - found
+
+
+def _exponent(parts: Sequence[Rows]) -> int:
+    """e, such that the largest value of all rows is 2^e times 0.5..1; 0 if all are zeros."""
+    largest = max(float(np.abs(rows.read(at)).max()) for rows in parts for at in rows.pieces())
+    return int(np.frexp(largest)[1])
 
 
 def _exponents(rows: Rows) -> NDArray[np.int64]:
