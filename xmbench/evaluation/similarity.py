@@ -79,7 +79,8 @@ def check_rows(rows: object, name: str) -> Rows:
     found = Rows(array)
     if array.dtype.kind == "f":
         for at in found.pieces():
-            finite = np.isfinite(array[at])
+            with np.errstate(over="ignore"):  # of a type wider than float64
+                finite = np.isfinite(array[at].astype(np.float64) if array.itemsize > 8 else array[at])
             if not finite.all():
                 row = at.start + int(np.flatnonzero(~finite.all(axis=1))[0])
                 raise InvalidInput(f"{name}: row {row} has values that are not finite")
