@@ -114,7 +114,10 @@ class Resources:
     curves: bool = True
 
     def __post_init__(self) -> None:
-        numbers = {"working_bytes": self.working_bytes, "threads": 1 if self.threads is None else self.threads}
+        numbers = {
+            "working_bytes": self.working_bytes,
+            "threads": 1 if self.threads is None else self.threads,
+        }
         for name, value in numbers.items():
             if not isinstance(value, int | np.integer) or value < 1:
                 raise InvalidParameter(f"{name} must be a whole number of at least 1, got {value!r}")
