@@ -6,11 +6,13 @@ import itertools
 import math
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 from evaluation_oracles import *
 
+from xmbench.datasets import emoji
 from xmbench.errors import InvalidInput, UsageError
 from xmbench.evaluation import TASKS, evaluate, evaluator_digest, retrieve
 
@@ -379,8 +381,32 @@ def test_each_item_in_a_class_of_its_own(engine):
     labels = generator.permutation(400) * 10**15
     found = evaluate(images, texts, labels, under("inner"), engine=engine, tasks=("image->text",))
     scores = found.tasks["image->text"]
-    ranks = ((images @ texts.T) >= np.sum(images * texts, axis=1)[:, None]).sum(axis=1)
+    products = images @ texts.T
+    ranks = (products >= np.diagonal(products)[:, None]).sum(axis=1)
     np.testing.assert_allclose(scores.average_precision, 1 / ranks, rtol=0, atol=1e-12)
     assert scores.mean_reciprocal_rank == pytest.approx(scores.mean_average_precision, abs=1e-12)
     assert scores.per_class == dict(zip(labels.tolist(), scores.average_precision.tolist(), strict=True))
     assert scores.recall[9] == pytest.approx(np.mean(ranks <= 10))
+
+
+@every_engine
+@every_precision
+def test_real_codes_have_the_numbers_of_the_oracle(engine, precision):
+    """Image features of the emoji data as codes of +-1, by their signs around the median: many ties."""
+    corpus = emoji.DATASET().load(Path("nowhere"), "lite0", "raw")
+    some = np.random.default_rng(28).permutation(len(corpus.labels))[:60]
+    rows = corpus.images[some][:, :64]
+    codes, labels = np.where(rows > np.median(corpus.images[:, :64], axis=0), 1.0, -1.0), corpus.labels[some]
+    products = codes[:30] @ codes.T
+    for similarity in SIMILARITIES:  # of codes of +-1 with length 8 all three order alike
+        for ties in TIES:
+            found = retrieve(
+                codes[:30], codes, labels[:30], labels, under(similarity, ties=ties), engine=engine, precision=precision
+            )
+            assert_is(found, code_oracle(products.tobytes(), tuple(labels.tolist()), ties))
+
+
+@cache
+def code_oracle(products, labels, ties):
+    labels = np.array(labels)
+    return task_oracle(np.frombuffer(products).reshape(30, 60), loop_relevant(labels[:30], labels), ties)
