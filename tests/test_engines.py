@@ -8,7 +8,25 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from evaluation_oracles import *
+from evaluation_oracles import (
+    CURVES,
+    CUTOFFS,
+    INNER,
+    INSTALLED,
+    PRECISIONS,
+    TIES,
+    assert_same,
+    both_labels,
+    every_engine,
+    every_precision,
+    every_similarity,
+    exact_rows,
+    labels_of,
+    pairs,
+    score_matrix,
+    tied_pairs,
+    under,
+)
 
 from xmbench.errors import InvalidParameter, MissingDependency
 from xmbench.evaluation import TASKS, engines, evaluate, ranks, retrieve
@@ -194,7 +212,9 @@ def test_unknown_engines_and_devices_are_refused():
         choose("numpy", "cuda")
     for engine in ("auto", "torch"):
         for device in ("banana", "", "cuda:4095", "meta", None):
-            with pytest.raises(InvalidParameter, match=rf"device '?{device}'? cannot be used: .*--device cpu"):
+            with pytest.raises(
+                InvalidParameter, match=rf"device '?{device}'? cannot be used: .*--device cpu"
+            ):
                 choose(engine, device)
 
 
@@ -259,7 +279,9 @@ def test_scores_say_what_computed_them():
         assert evaluate(images, texts, labels, engine=engine).engine == f"{engine} float64"
         assert evaluate(*single, labels, engine=engine).engine == f"{engine} float32"
         assert evaluate(*single, labels, engine=engine, precision="float64").engine == f"{engine} float64"
-        assert evaluate(images, texts, labels, engine=engine, precision="float32").engine == f"{engine} float32"
+        assert (
+            evaluate(images, texts, labels, engine=engine, precision="float32").engine == f"{engine} float32"
+        )
     assert evaluate(images, texts, labels).engine == "numpy float64"
     assert evaluate(images, texts, labels).protocol is DEFAULT
 

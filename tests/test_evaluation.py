@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluation_oracles import *
+from evaluation_oracles import (
+    CUTOFFS,
+    INNER,
+    SIMILARITIES,
+    TIES,
+    assert_is,
+    assert_same,
+    both_labels,
+    enumerated,
+    every_engine,
+    every_precision,
+    every_similarity,
+    exact_rows,
+    labels_of,
+    loop_average_precision,
+    loop_precision,
+    loop_relevant,
+    loop_scores,
+    pairs,
+    score_matrix,
+    task_oracle,
+    tied_pairs,
+    under,
+)
 
 from xmbench.datasets import emoji
 from xmbench.errors import InvalidInput, UsageError
@@ -263,7 +284,12 @@ def test_a_class_of_unanswerable_queries_is_left_out(engine):
         (np.ones((3, 2), dtype=object), np.ones((3, 2)), [0, 1, 2], "real numbers.*object"),
         (np.ones((3, 2)), np.ones((3, 2)), [0.0, 1.0, 2.0], "labels: expected integers"),
         (np.ones((3, 2)), np.ones((3, 2)), [0, -1, 2], "labels: row 1"),
-        (np.ones((3, 2)), np.ones((3, 2)), np.array([0, 1, 2**63], np.uint64), "labels: row 2.*9223372036854775808"),
+        (
+            np.ones((3, 2)),
+            np.ones((3, 2)),
+            np.array([0, 1, 2**63], np.uint64),
+            "labels: row 2.*9223372036854775808",
+        ),
         (np.ones((3, 2)), np.ones((3, 2)), [[1, 0], [2, 0], [1, 1]], "only 0 and 1"),
     ],
 )
@@ -353,7 +379,12 @@ def test_every_number_of_exact_embeddings(engine, precision, similarity, multi, 
         images, texts, labels, protocol, expected = exact_case(similarity, multi, ties, exclude)
         for dtype in (np.float64, np.float32):
             found = evaluate(
-                images.astype(dtype), texts.astype(dtype), labels, protocol, engine=engine, precision=precision
+                images.astype(dtype),
+                texts.astype(dtype),
+                labels,
+                protocol,
+                engine=engine,
+                precision=precision,
             )
             for task in TASKS:
                 assert_is(found.tasks[task], expected[task])
@@ -401,7 +432,13 @@ def test_real_codes_have_the_numbers_of_the_oracle(engine, precision):
     for similarity in SIMILARITIES:  # of codes of +-1 with length 8 all three order alike
         for ties in TIES:
             found = retrieve(
-                codes[:30], codes, labels[:30], labels, under(similarity, ties=ties), engine=engine, precision=precision
+                codes[:30],
+                codes,
+                labels[:30],
+                labels,
+                under(similarity, ties=ties),
+                engine=engine,
+                precision=precision,
             )
             assert_is(found, code_oracle(products.tobytes(), tuple(labels.tolist()), ties))
 

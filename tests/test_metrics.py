@@ -11,7 +11,32 @@ from functools import cache
 import numpy as np
 import pytest
 import pytrec_eval
-from evaluation_oracles import *
+from evaluation_oracles import (
+    CURVES,
+    CUTOFFS,
+    INNER,
+    PRECISIONS,
+    TIES,
+    assert_is,
+    average_precision_of,
+    both_labels,
+    enumerated,
+    every_cutoff,
+    every_engine,
+    every_precision,
+    exact_rows,
+    expected_average_precision,
+    groups_of,
+    interpolated,
+    labels_of,
+    list_average_precision,
+    loop_relevant,
+    measures,
+    orders,
+    score_matrix,
+    task_oracle,
+    tied_pairs,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.io import loadmat
@@ -51,7 +76,9 @@ def test_chance_is_the_mean_over_all_orders_whatever_the_scores(engine, cutoff, 
     protocol = replace(INNER, cutoff=cutoff, denominator=denominator)
     scores, hits = [[4, 4, 3, 9, 1], [5, 4, 3, 2, 1]], [[1, 0, 1, 0, 0], [0, 1, 1, 1, 0]]
     expected = [enumerated([0] * 5, row, cutoff, denominator)[0] for row in hits]
-    assert score_matrix(scores, hits, protocol, engine=engine).chance == pytest.approx(np.mean(expected), abs=1e-14)
+    assert score_matrix(scores, hits, protocol, engine=engine).chance == pytest.approx(
+        np.mean(expected), abs=1e-14
+    )
 
 
 @every_engine
@@ -290,9 +317,15 @@ def test_interpolated_precision_is_its_definition_at_every_level(engine, level_o
     hits = np.zeros((6, size), bool)
     for row in hits:
         row[generator.permutation(size)[:level_of]] = True
-    for scores in (generator.integers(0, 6, size=hits.shape), generator.permuted(np.tile(np.arange(size), (6, 1)), axis=1)):
+    for scores in (
+        generator.integers(0, 6, size=hits.shape),
+        generator.permuted(np.tile(np.arange(size), (6, 1)), axis=1),
+    ):
         found = score_matrix(scores, hits, engine=engine).interpolated_precision
-        expected = [interpolated(groups_of(*pair)) for pair in zip(scores.tolist(), hits.astype(int).tolist(), strict=True)]
+        expected = [
+            interpolated(groups_of(*pair))
+            for pair in zip(scores.tolist(), hits.astype(int).tolist(), strict=True)
+        ]
         np.testing.assert_allclose(found, np.mean(expected, axis=0), rtol=0, atol=1e-13)
         assert (np.diff(found) <= 1e-15).all()
 
@@ -337,7 +370,9 @@ def test_recall_is_precision_times_scope_over_r_when_all_queries_have_the_same_r
 def pytrec(scores, relevant, wanted):
     """Per-query results of trec_eval, documents numbered in the order of the gallery; queries need a hit."""
     truth = {f"q{i}": {f"d{j:05d}": int(hit) for j, hit in enumerate(row)} for i, row in enumerate(relevant)}
-    runs = {f"q{i}": {f"d{j:05d}": float(score) for j, score in enumerate(row)} for i, row in enumerate(scores)}
+    runs = {
+        f"q{i}": {f"d{j:05d}": float(score) for j, score in enumerate(row)} for i, row in enumerate(scores)
+    }
     results = pytrec_eval.RelevanceEvaluator(truth, wanted).evaluate(runs)
     return [results[f"q{i}"] for i in range(len(scores))]
 
@@ -346,7 +381,15 @@ def assert_agrees_with_trec_eval(found, scores, relevant):
     """Every metric that trec_eval has; ``found`` under ``reverse_index``, or without ties."""
     scopes = (1, 5, 20, scores.shape[1])
     cuts = ",".join(map(str, scopes))
-    wanted = {"map", "recip_rank", "Rprec", "iprec_at_recall", f"P.{cuts}", f"recall.{cuts}", f"ndcg_cut.{cuts}"}
+    wanted = {
+        "map",
+        "recip_rank",
+        "Rprec",
+        "iprec_at_recall",
+        f"P.{cuts}",
+        f"recall.{cuts}",
+        f"ndcg_cut.{cuts}",
+    }
     rows = pytrec(scores, relevant, wanted)
 
     def mean(name):
@@ -362,7 +405,9 @@ def assert_agrees_with_trec_eval(found, scores, relevant):
     counts = relevant.sum(axis=1)
     for level in range(0, 101, 10):
         theirs = (level / 100 * counts + 0.9).astype(int)  # trec_eval's rounding up, in floating point
-        assert (theirs == -(-level * counts // 100)).all(), "choose numbers of relevant items that it rounds right"
+        assert (theirs == -(-level * counts // 100)).all(), (
+            "choose numbers of relevant items that it rounds right"
+        )
         assert found.interpolated_precision[level] == mean(f"iprec_at_recall_{level / 100:.2f}")
 
 
@@ -411,9 +456,7 @@ def test_the_trec_protocol_agrees_with_trec_eval_on_embeddings(engine, precision
     left, right = labels_of(30, multi, 9), labels_of(80, multi, 10)
     lengths = np.linalg.norm(gallery, axis=1)
     scores = queries @ gallery.T / np.where(lengths, lengths, 1)  # the query's own length orders nothing
-    found = retrieve(
-        queries, gallery, left, right, PROTOCOLS["trec"], engine=engine, precision=precision
-    )
+    found = retrieve(queries, gallery, left, right, PROTOCOLS["trec"], engine=engine, precision=precision)
     rows = pytrec(scores, loop_relevant(left, right), {"map", "P.10", "ndcg_cut.10", "recip_rank", "Rprec"})
     assert len(np.unique(scores[0])) < 20
     np.testing.assert_allclose(found.average_precision, [row["map"] for row in rows], rtol=0, atol=1e-12)

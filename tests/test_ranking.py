@@ -6,13 +6,28 @@ import math
 
 import numpy as np
 import pytest
-from evaluation_oracles import *
+from evaluation_oracles import (
+    both_labels,
+    every_precision,
+    every_similarity,
+    exact_rows,
+    labels_of,
+    list_average_precision,
+    loop_relevant,
+    loop_scores,
+    pairs,
+    tied_pairs,
+    under,
+)
 
 from xmbench.errors import InvalidInput, InvalidParameter, UsageError
 from xmbench.evaluation import TASKS, evaluate, rank
 
 N = 13
-ROUNDED = {"float32": 2.0**-22, "float64": 2.0**-35}  # of the scale: distances are rounded, so that ties stay ties
+ROUNDED = {
+    "float32": 2.0**-22,
+    "float64": 2.0**-35,
+}  # of the scale: distances are rounded, so that ties stay ties
 
 
 def ranked(*arguments, **options):
@@ -93,7 +108,9 @@ def test_some_queries_are_rows_of_the_full_ranking_and_top_is_its_head(similarit
             )
             rows = np.asarray(queries, np.int64)
             np.testing.assert_array_equal(some[0], rows)
-            for name, left, right in zip(("items", "above", "relevant"), some[1:3] + some[4:], whole[1:3] + whole[4:], strict=True):
+            for name, left, right in zip(
+                ("items", "above", "relevant"), some[1:3] + some[4:], whole[1:3] + whole[4:], strict=True
+            ):
                 np.testing.assert_array_equal(left, right[rows, :top], name)
             np.testing.assert_allclose(some[3], whole[3][rows, :top], rtol=0, atol=1e-9)
 
@@ -108,9 +125,7 @@ def test_similarities_are_those_of_the_definition(similarity, precision):
         )
         expected = loop_scores(left.astype(np.float64), right.astype(np.float64), similarity)
         tolerance = 8 * ROUNDED[precision] * np.abs(expected).max()
-        np.testing.assert_allclose(
-            found, np.take_along_axis(expected, items, axis=1), rtol=0, atol=tolerance
-        )
+        np.testing.assert_allclose(found, np.take_along_axis(expected, items, axis=1), rtol=0, atol=tolerance)
 
 
 @every_similarity

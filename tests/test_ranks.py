@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from evaluation_oracles import *
+from evaluation_oracles import (
+    NO_NUMBA,
+    both_labels,
+    labels_of,
+    loop_relevant,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -9,7 +9,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from evaluation_oracles import *
+from evaluation_oracles import (
+    INSTALLED,
+    SIMILARITIES,
+    assert_is,
+    assert_same,
+    every_engine,
+    every_precision,
+    every_similarity,
+    exact_rows,
+    expected_average_precision,
+    labels_of,
+    loop_average_precision,
+    loop_relevant,
+    loop_scores,
+    pairs,
+    task_oracle,
+    under,
+)
 
 from xmbench.errors import InvalidInput
 from xmbench.evaluation import TASKS, evaluate, ranks, retrieve
@@ -275,9 +292,7 @@ def test_l2_in_float32_does_not_see_a_common_offset(engine, offset):
     left, right = ((rows + offset).astype(np.float32) for rows in (images, texts))
     exact = (left.astype(np.float64), right.astype(np.float64))
     expected = retrieve(*exact, labels, labels, under("l2"), engine=engine)
-    assert_same(
-        retrieve(left, right, labels, labels, under("l2"), engine=engine), expected, tolerance=1e-2
-    )
+    assert_same(retrieve(left, right, labels, labels, under("l2"), engine=engine), expected, tolerance=1e-2)
 
 
 @every_engine
@@ -444,7 +459,9 @@ def test_memory_stays_near_working_bytes(similarity, classes, multi):
     retrieve(queries[:2], gallery, left[:2], right, under(similarity), engine="numpy")  # imports
     tracemalloc.start()
     try:
-        retrieve(queries, gallery, left, right, under(similarity), engine="numpy", working_bytes=working_bytes)
+        retrieve(
+            queries, gallery, left, right, under(similarity), engine="numpy", working_bytes=working_bytes
+        )
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

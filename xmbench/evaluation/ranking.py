@@ -67,7 +67,7 @@ def rank(
     rows, gallery, own_labels, gallery_labels, excluded = Paired(images, texts, labels, protocol).task(task)
     chosen = np.arange(len(rows)) if queries is None else np.asarray(queries)
     if chosen.size and not (
-        chosen.ndim == 1 and chosen.dtype.kind in "iu" and 0 <= chosen.min() and chosen.max() < len(rows)
+        chosen.ndim == 1 and chosen.dtype.kind in "iu" and chosen.min() >= 0 and chosen.max() < len(rows)
     ):
         raise InvalidInput(f"queries: expected rows from 0 to {len(rows) - 1}, got {chosen.tolist()}")
     chosen = chosen.astype(np.int64)
