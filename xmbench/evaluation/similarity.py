@@ -84,7 +84,8 @@ def check_rows(rows: object, name: str) -> Rows:
     found = Rows(array)
     if array.dtype.kind == "f":
         for at in found.pieces():
-            finite = np.isfinite(array[at])
+            with np.errstate(over="ignore"):  # of a type wider than float64
+                finite = np.isfinite(array[at].astype(np.float64) if array.itemsize > 8 else array[at])
             if not finite.all():
                 row = at.start + int(np.flatnonzero(~finite.all(axis=1))[0])
                 raise InvalidInput(f"{name}: row {row} has values that are not finite")
@@ -161,12 +162,11 @@ class Comparison:
             sides = [_Scaled(queries, _powers(_exponents(queries)))]
             sides += [_Scaled(rows, _powers(np.array(highest))) for rows in gallery]
         else:
-            down = int(np.ceil(np.log2(4 * np.sqrt(self.width))))  # every centred length <= 1/2
+            down = int(np.ceil(np.log2(4 * np.sqrt(self.width))))  # every centred length < 5/8
             highest = max(map(_highest, everything)) + down
             powers = _powers(np.array(highest))
             parts = [_Scaled(rows, powers) for rows in gallery]
-            total = sum(part.read(at, np.float64).sum(axis=0) for part in parts for at in part.rows.pieces())
-            centre = np.asarray(total / self.size)
+            centre = _centre(parts)
             sides = [_Scaled(rows, powers, centre) for rows in everything]
         self._queries, self._parts = sides[0], sides[1:]
         self._kept: NDArray[Any] | None = None
@@ -243,6 +243,26 @@ class Comparison:
             for factor in side.factors:
                 found /= factor[at, None] if factor.ndim else factor
         return 0.0 - found
+
+
+def _centre(parts: Sequence[_Scaled]) -> NDArray[np.float64]:
+    """(d,) the mean of all rows, to a power of two of an eighth to a quarter of their spread.
+
+    So whole numbers, codes of +-1 too, keep few digits, their distances are exact, and ties stay ties.
+    """
+    pieces = [(part, at) for part in parts for at in part.rows.pieces()]
+    width = parts[0].rows.width
+    total, low, high = np.zeros(width), np.full(width, np.inf), np.full(width, -np.inf)
+    for part, at in pieces:
+        block = part.read(at, np.float64)
+        total += block.sum(axis=0)
+        np.minimum(low, block.min(axis=0), out=low)
+        np.maximum(high, block.max(axis=0), out=high)
+    spread = float((high - low).max())
+    if not spread:
+        return low
+    step = 2.0 ** (np.frexp(spread)[1] - 3)
+    return np.asarray(np.round(total / sum(len(part.rows) for part in parts) / step) * step)
 
 
 def _exponents(rows: Rows) -> NDArray[np.int64]:
