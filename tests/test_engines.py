@@ -45,9 +45,8 @@ def assert_identical(found, expected):
 # ---- engines agree
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_engines_and_precisions_agree_on_the_same_scores(seed):
-    generator = np.random.default_rng(seed)
+def test_engines_and_precisions_agree_on_the_same_scores():
+    generator = np.random.default_rng(0)
     relevant = generator.random((60, 90)) < 0.2
     for scores in (
         generator.permuted(np.tile(np.arange(90), (60, 1)), axis=1),
