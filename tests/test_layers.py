@@ -44,6 +44,7 @@ FLOORS = {
     "plot": 7,
     "report": 7,
     "stats": 7,
+    "differences": 7,
     "describe": 7,
     "examples": 7,
     "gallery": 7,

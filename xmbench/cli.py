@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xmbench import __version__
-from xmbench.errors import UnknownName, UsageError, XmbenchError
+from xmbench.errors import MissingData, UnknownName, UsageError, XmbenchError
 from xmbench.registry import Plugin, Registry, parse_value
 
 if TYPE_CHECKING:
@@ -378,6 +378,45 @@ def protocols(records: tuple[str, ...], as_json: bool, results: str) -> None:
         click.echo(f"{name:<{width}}  {protocol.summary}")
         for flag in protocol.flags:
             click.echo(f"{'':<{width}}  flagged: {flag}")
+
+
+@cli.command()
+@click.option("--dataset", "-d", required=True, help="Of which dataset.")
+@click.option(
+    "--claim",
+    "chains",
+    multiple=True,
+    metavar="CHAIN",
+    help="What to hold against the scores: 'cca<kcca<jrl'.  [default: each row above the next]",
+)
+@click.option("--board", metavar="DIR", help="Take the records of a leaderboard folder instead of --results.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@RESULTS
+def compare(dataset: str, chains: tuple[str, ...], board: str | None, as_json: bool, results: str) -> None:
+    """Compare methods over splits: paired differences, 95 % intervals, and a verdict for each claim.
+
+    A claim holds, fails, or is not resolved. It takes runs over several splits (--seeds 0-4).
+    """
+    from xmbench.describe import claims_text
+    from xmbench.differences import examine, neighbours, parse_claims
+    from xmbench.leaderboard import groups, read_board, tables
+    from xmbench.record import Results
+
+    claims = parse_claims(chains)
+    found = read_board(Path(board), dataset) if board else list(Results(Path(results)))
+    chosen = groups(record for record in found if record.dataset.name == dataset and record.status == "ok")
+    if not chosen:
+        raise MissingData(f"no finished run on {dataset} in {board or results}")
+    tested = {
+        tables(records)[0].heading: examine(records, claims) if claims else neighbours(records)
+        for records in chosen
+    }
+    if as_json:
+        from dataclasses import asdict
+
+        _print_json({heading: [asdict(claim) for claim in rows] for heading, rows in tested.items()})
+    else:
+        click.echo(claims_text(tested))
 
 
 @cli.command()

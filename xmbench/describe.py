@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from xmbench.data import Dataset
+from xmbench.differences import COLUMNS, EXPLANATION, Claim
 from xmbench.errors import MissingData
 from xmbench.evaluation import RECALL_LEVELS, Scores, TaskScores
+from xmbench.leaderboard import clean
 from xmbench.record import REPORTED_SCOPES
 from xmbench.registry import Plugin
 
@@ -137,6 +140,20 @@ def card_text(found: dict[str, Any]) -> str:
     lines += [f"           {note}" for note in read["notes"]]
     lines.append("classes:   " + ", ".join(f"{name} {count}" for name, count in read["classes"].items()))
     return "\n".join(lines)
+
+
+def claims_text(tested: Mapping[str, Sequence[Claim]]) -> str:
+    """Claims of each table for a terminal."""
+    from tabulate import tabulate
+
+    blocks = []
+    for heading, claims in tested.items():
+        cells = [[clean(cell) for cell in claim.cells()] for claim in claims]
+        body = tabulate(cells, headers=COLUMNS, tablefmt="simple", disable_numparse=True)
+        blocks.append(
+            f"{clean(heading)}\n\n" + (body if cells else "Runs on a single split: nothing to compare.")
+        )
+    return "\n\n".join([*blocks, EXPLANATION])
 
 
 def scores_text(scores: Scores) -> str:

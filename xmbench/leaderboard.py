@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from xmbench._io import atomic_write, npz_bytes, read_npz
 from xmbench.data import PARTS
+from xmbench.differences import COLUMNS, EXPLANATION, neighbours
 from xmbench.errors import InvalidRecord, LeaderboardDrift, MissingData, XmbenchError
 from xmbench.evaluation import TASKS, evaluator_digest
 from xmbench.protocol import Protocol
@@ -51,6 +52,7 @@ class Table:
         rows: cells, unescaped; ``bold`` marks the best of a column.
         bold: (row, column) of the cells to stress.
         footer: sentences below the table.
+        differences: cells of the claims that each row is above the next one, where there are several splits.
     """
 
     heading: str
@@ -58,6 +60,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     bold: frozenset[tuple[int, int]]
     footer: tuple[str, ...]
+    differences: tuple[tuple[str, ...], ...] = ()
 
 
 def frame(records: Sequence[Record]) -> pd.DataFrame:
@@ -94,11 +97,16 @@ def group_key(record: Record) -> tuple[str, ...]:
 
 
 def tables(records: Iterable[Record], stale: Callable[[Record], bool] = lambda record: False) -> list[Table]:
-    """Tables of records, one for each dataset, split, features, scaling and protocol."""
-    groups: dict[tuple[str, ...], list[Record]] = {}
+    """Tables of records, one for each of :func:`groups`."""
+    return [_table(group, stale) for group in groups(records)]
+
+
+def groups(records: Iterable[Record]) -> list[list[Record]]:
+    """Records that may stand together: of one dataset, split, features, scaling, protocol and way of tuning."""
+    found: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
-        groups.setdefault(group_key(record), []).append(record)
-    return [_table(groups[key], stale) for key in sorted(groups, key=_group_order)]
+        found.setdefault(group_key(record), []).append(record)
+    return [found[key] for key in sorted(found, key=_group_order)]
 
 
 def _order(record: Record) -> tuple[str, str]:
@@ -133,9 +141,9 @@ def _table(records: list[Record], stale: Callable[[Record], bool]) -> Table:
             marks.append("stale")
         if any(record.method.transductive for record in mine):
             marks.append("transductive")
-        if mine[0].method.departures:
-            text = f"{label}: {'; '.join(mine[0].method.departures)}."
-            notes.append(text)
+        departures = dict.fromkeys(words for record in mine for words in record.method.departures)
+        if departures:
+            notes.append(f"{label}: {'; '.join(departures)}.")
             marks.append(f"note {len(notes)}")
         cells = [label + (f" ({', '.join(marks)})" if marks else "")]
         for column in SCORES.values():
@@ -178,6 +186,7 @@ def _table(records: list[Record], stale: Callable[[Record], bool]) -> Table:
             *(f"Note {i}: {note}" for i, note in enumerate(notes, 1)),
             *failures,
         ),
+        differences=tuple(claim.cells() for claim in neighbours(records)),
     )
 
 
@@ -195,7 +204,7 @@ def _footer(records: list[Record], runs: pd.DataFrame) -> list[str]:
     lines = [
         ("Means ± sample standard deviation" if repeated else "Values")
         + f" of mean average precision, of the precision among the first K (P@K, mean over image→text and text→image) "
-        f"and of seconds. {_axis(runs)} Bold is the highest value; no test of differences is made.",
+        f"and of seconds. {_axis(runs)} Bold is the highest value, which need not differ from the next.",
         f"Protocol {protocol.describe()}.",
         f"Split {data.split}: {sizes}.",
         f"Features {data.features} ({provenance}); scaling {data.scaling}, fitted on training rows.",
@@ -344,7 +353,16 @@ def to_markdown(table: Table) -> str:
     columns = [escape(column) for column in table.columns]
     body = tabulate(rows, headers=columns, tablefmt="pipe", disable_numparse=True)
     footer = "\n".join(f"- {escape(line)}" for line in table.footer)
-    return f"## {escape(table.heading)}\n\n{body}\n\n{footer}\n"
+    text = f"## {escape(table.heading)}\n\n{body}\n\n{footer}\n"
+    if not table.differences:
+        return text
+    claims = tabulate(
+        [[escape(cell) for cell in row] for row in table.differences],
+        headers=COLUMNS,
+        tablefmt="pipe",
+        disable_numparse=True,
+    )
+    return f"{text}\n### Neighbouring rows\n\n{claims}\n\n{escape(EXPLANATION)}\n"
 
 
 def page(

@@ -47,6 +47,11 @@ class Rows:
         """Dimensions."""
         return int(self.array.shape[1])
 
+    @property
+    def own(self) -> type[np.float32] | type[np.float64]:
+        """The type that holds the rows without loss: float32 for float32, else float64."""
+        return np.float32 if self.array.dtype == np.float32 and self.mean is None else np.float64
+
     def read(self, at: slice, dtype: Any = np.float64) -> NDArray[Any]:
         """A fresh copy of some rows."""
         block = np.array(self.array[at], dtype=dtype)
@@ -111,10 +116,7 @@ class _Scaled:
     centre: NDArray[np.float64] | None = None
 
     def read(self, at: slice, dtype: Any) -> NDArray[Any]:
-        small = (
-            self.rows.array.dtype == np.float32
-        )  # others may leave the range of float32 before they are scaled
-        block = self.rows.read(at, dtype if small else np.float64)
+        block = self.rows.read(at, max(np.dtype(dtype), np.dtype(self.rows.own)))  # scaled first, cast last
         for factor in self.factors:
             block *= factor[at, None] if factor.ndim else factor
         if self.centre is not None:
@@ -156,12 +158,12 @@ class Comparison:
         elif similarity == "inner":
             down = int(np.ceil(np.log2(self.width)))  # |inner product| <= d * largest * largest
             self.scale = 2.0**-down
-            highest = _exponent(gallery) + down
+            highest = max(map(_highest, gallery)) + down
             sides = [_Scaled(queries, _powers(_exponents(queries)))]
             sides += [_Scaled(rows, _powers(np.array(highest))) for rows in gallery]
         else:
             down = int(np.ceil(np.log2(4 * np.sqrt(self.width))))  # every centred length < 5/8
-            highest = _exponent(everything) + down
+            highest = max(map(_highest, everything)) + down
             powers = _powers(np.array(highest))
             parts = [_Scaled(rows, powers) for rows in gallery]
             centre = _centre(parts)
@@ -180,18 +182,15 @@ class Comparison:
 
     def _unit(self, rows: Rows) -> _Scaled:
         """Rows of length 1; a zero row stays zero."""
-        exponents = _exponents(rows)
-        lengths = np.empty(len(rows))
-        powers = _powers(exponents)
-        for at in rows.pieces():
-            block = rows.read(at)
-            for power in powers:
-                block *= power[at, None]
-            lengths[at] = np.sqrt(np.einsum("ij,ij->i", block, block))
-        zero = lengths == 0
+        powers: tuple[NDArray[np.float64], ...] = ()
+        squares = _squares(rows, powers)
+        if not ((squares > 1e-280) & (squares < 1e280)).all():  # zero, or squared out of the range of float64
+            powers = _powers(_exponents(rows))
+            squares = _squares(rows, powers)
+        zero = squares == 0
         self.n_zero_norm += int(zero.sum())
-        lengths[zero] = 1.0
-        return _Scaled(rows, (powers[0] / lengths, *powers[1:]))
+        lengths = np.sqrt(np.where(zero, 1.0, squares))
+        return _Scaled(rows, (1.0 / lengths,) if not powers else (powers[0] / lengths, *powers[1:]))
 
     def queries(self, at: slice) -> NDArray[Any]:
         """Some queries, (b, d), ready for the product with :meth:`gallery`: negated, for l2 doubled too."""
@@ -266,17 +265,29 @@ def _centre(parts: Sequence[_Scaled]) -> NDArray[np.float64]:
     return np.asarray(np.round(total / sum(len(part.rows) for part in parts) / step) * step)
 
 
-def _exponent(parts: Sequence[Rows]) -> int:
-    """e, such that the largest value of all rows is 2^e times 0.5..1; 0 if all are zeros."""
-    largest = max(float(np.abs(rows.read(at)).max()) for rows in parts for at in rows.pieces())
-    return int(np.frexp(largest)[1])
+def _highest(rows: Rows) -> int:
+    """The highest of the rows' exponents."""
+    blocks = (rows.read(at, rows.own) for at in rows.pieces())
+    return int(np.frexp(max(max(block.max(), -block.min()) for block in blocks))[1])
 
 
 def _exponents(rows: Rows) -> NDArray[np.int64]:
     """(n,) e, such that the largest value of the row is 2^e times 0.5..1; 0 for zeros."""
     found = np.empty(len(rows), np.int64)
     for at in rows.pieces():
-        found[at] = np.frexp(np.abs(rows.read(at)).max(axis=1))[1]
+        found[at] = np.frexp(np.abs(rows.read(at, rows.own)).max(axis=1))[1]
+    return found
+
+
+def _squares(rows: Rows, powers: tuple[NDArray[np.float64], ...]) -> NDArray[np.float64]:
+    """(n,) squared lengths of the rows times their powers."""
+    found = np.empty(len(rows))
+    with np.errstate(over="ignore", under="ignore"):
+        for at in rows.pieces():
+            block = rows.read(at)
+            for power in powers:
+                block *= power[at, None]
+            found[at] = np.einsum("ij,ij->i", block, block)
     return found
 
 
