@@ -7,6 +7,7 @@ import itertools
 import math
 import os
 from fractions import Fraction
+from functools import cache
 from importlib.util import find_spec
 
 import numpy as np
@@ -122,6 +123,11 @@ def orders(scores):
 
 def enumerated(scores, hits, cutoff=None, denominator="relevant"):
     """Average precision and precision curve of one query, averaged over all orders of the tied items."""
+    return _enumerated(tuple(scores), tuple(hits), cutoff, denominator)
+
+
+@cache
+def _enumerated(scores, hits, cutoff, denominator):
     lists = [[hits[item] for item in order] for order in orders(scores)]
     values = [list_average_precision(ranked, cutoff, denominator) for ranked in lists]
     return math.fsum(values) / len(values), np.cumsum(lists, axis=1).mean(axis=0) / np.arange(
@@ -196,10 +202,11 @@ def interpolated(groups):
     """Highest E[hits(K)] / K over the K with E[hits(K)] >= level * R, for the levels 0, 1/100, ..., 1."""
     found = list(itertools.accumulate(hit_chances(groups)))
     precision = [float(hits / k) for k, hits in enumerate(found, start=1)]
-    return [
-        max(value for value, hits in zip(precision, found, strict=True) if 100 * hits >= level * found[-1])
-        for level in range(101)
-    ]
+    reached = [math.floor(100 * hits / found[-1]) for hits in found]  # the highest level at each rank
+    best = [0.0] * 101
+    for level, value in zip(reached, precision, strict=True):
+        best[level] = max(best[level], value)
+    return list(itertools.accumulate(reversed(best), max))[::-1]
 
 
 def first_hit(groups):
@@ -235,8 +242,14 @@ def measures(groups, scopes):
 
 def average_precision_of(groups):
     """Expected average precision of the full list."""
-    scores = [-level for level, group in enumerate(groups) for _ in group]
-    return expected_average_precision(scores, [hit for group in groups for hit in group])
+    total, above, relevant_above, everything = 0.0, 0, 0, sum(map(sum, groups))
+    for group in groups:
+        tied, relevant = len(group), sum(group)
+        for place in range(1, tied + 1 if relevant else 1):
+            earlier = (place - 1) * (relevant - 1) / (tied - 1) if tied > 1 else 0.0
+            total += relevant / tied * (relevant_above + 1 + earlier) / (above + place)
+        above, relevant_above = above + tied, relevant_above + relevant
+    return total / everything if everything else math.nan
 
 
 def task_oracle(scores, relevant, ties="expected", max_scope=1000, excluded=None):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -45,9 +47,8 @@ def assert_identical(found, expected):
 # ---- engines agree
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_engines_and_precisions_agree_on_the_same_scores(seed):
-    generator = np.random.default_rng(seed)
+def test_engines_and_precisions_agree_on_the_same_scores():
+    generator = np.random.default_rng(0)
     relevant = generator.random((60, 90)) < 0.2
     for scores in (
         generator.permuted(np.tile(np.arange(90), (60, 1)), axis=1),
@@ -354,3 +355,33 @@ def test_mps_has_no_float64_and_says_so(monkeypatch):
     monkeypatch.setattr(engines, "TorchEngine", lambda device, tile_bytes: created)
     with pytest.raises(InvalidParameter, match=r"'mps' has no float64.*--precision float32.*--device cpu"):
         evaluate(images, texts, labels, engine="torch", device="mps")
+
+
+# ---- numba as it may be found
+
+
+@pytest.mark.skipif("numba" not in INSTALLED, reason="numba is not installed (extra fast)")
+def test_a_numba_that_cannot_be_imported_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "xmbench.evaluation.compiled", None)
+    with pytest.raises(MissingDependency, match="--engine numpy"):
+        choose_engine("numba", "cpu", 1, MEBIBYTE, 1)
+
+
+@pytest.mark.skipif("numba" not in INSTALLED, reason="numba is not installed (extra fast)")
+def test_kernels_are_compiled_where_no_cache_can_be_written():
+    code = (
+        "import numba, numpy as np\n"
+        "real = numba.njit\n"
+        "def njit(*functions, **options):\n"
+        "    if options.get('cache'):\n"
+        "        def refuse(function): raise RuntimeError('cannot cache function: no locator available')\n"
+        "        return refuse\n"
+        "    return real(*functions, **options)\n"
+        "numba.njit = njit\n"
+        "from xmbench.evaluation import retrieve\n"
+        "rows, labels = np.eye(6), np.arange(6) % 2\n"
+        "print(retrieve(rows, rows, labels, labels, engine='numba').mean_average_precision)\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    rows, labels = np.eye(6), np.arange(6) % 2
+    assert float(finished.stdout) == retrieve(rows, rows, labels, labels).mean_average_precision

@@ -468,3 +468,26 @@ def test_memory_stays_near_working_bytes(similarity, classes, multi):
     # a block of queries that goes through a cache has at most BLOCK_BYTES of distances, and every one of them
     # may be relevant: then its groups take several times as much
     assert peak < working_bytes + 16 * ranks.BLOCK_BYTES
+
+
+@every_engine
+def test_distances_that_are_equal_stay_tied_for_a_query_in_the_middle_of_its_gallery(engine):
+    generator = np.random.default_rng(0)
+    row = generator.normal(size=12)
+    gallery = np.stack([generator.permutation(row) for _ in range(200)])
+    gallery = np.concatenate([gallery, -gallery]) @ np.linalg.qr(generator.normal(size=(12, 12)))[0]
+    labels = generator.integers(4, size=400)
+    found = retrieve(np.zeros((1, 12)), gallery, labels[:1], labels, under("l2"), engine=engine)
+    assert found.mean_average_precision == pytest.approx(found.chance, abs=1e-12)
+
+
+@pytest.mark.parametrize("post", ["test_zscore", "query_zscore"])
+@pytest.mark.parametrize("power", [-660, -300, 300, 660])
+def test_z_scores_do_not_depend_on_the_unit(post, power):
+    images, texts, labels = pairs()
+    expected = evaluate(images, texts, labels, replace(DEFAULT, post=post))
+    units = 2.0 ** np.array([0, power, 0, power // 2, 0])
+    queries_only = units if post == "test_zscore" else 1.0
+    found = evaluate(images * queries_only, texts * queries_only, labels, replace(DEFAULT, post=post))
+    for task in TASKS:
+        assert_same(found.tasks[task], expected.tasks[task], 1e-9)

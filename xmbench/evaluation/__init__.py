@@ -234,11 +234,14 @@ def _summary(
     def curve(field: str) -> NDArray[np.float64]:
         return np.asarray(sum(getattr(block, field) for block in blocks) / (n_answered or np.nan))
 
-    per_class: dict[int, float] = {}
-    for label in range(labels.shape[1]) if labels.ndim == 2 else np.unique(labels):
-        mine = answered & (labels[:, label] > 0 if labels.ndim == 2 else labels == label)
-        if mine.any():
-            per_class[int(label)] = float(average[mine].mean())
+    known = labels[answered]
+    if labels.ndim == 2:
+        classes = np.flatnonzero(known.any(axis=0))
+        sums, counts = average[answered] @ known[:, classes], known[:, classes].sum(axis=0)
+    else:
+        classes, codes, counts = np.unique(known, return_inverse=True, return_counts=True)
+        sums = np.bincount(codes, weights=average[answered], minlength=len(classes))
+    per_class = {int(label): float(value) for label, value in zip(classes, sums / counts, strict=True)}
     return TaskScores(
         mean_average_precision=mean(average),
         average_precision=average,

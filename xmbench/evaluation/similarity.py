@@ -94,17 +94,18 @@ def check_rows(rows: object, name: str) -> Rows:
 
 def zscored(rows: Rows) -> Rows:
     """Columns with mean 0 and deviation 1 (ddof 0; a constant column is left at 0), by their own statistics."""
-    total, squares, largest = np.zeros(rows.width), np.zeros(rows.width), np.zeros(rows.width)
+    largest, total, squares = np.zeros(rows.width), np.zeros(rows.width), np.zeros(rows.width)
     for at in rows.pieces():
-        total += rows.read(at).sum(axis=0)
+        np.maximum(largest, np.abs(rows.read(at)).max(axis=0), out=largest)
+    scale = np.ldexp(1.0, -np.minimum(np.frexp(largest)[1], 1022))  # squares stay within float64
+    for at in rows.pieces():
+        total += (rows.read(at) * scale).sum(axis=0)
     mean = total / len(rows)
     for at in rows.pieces():
-        block = rows.read(at)
-        np.maximum(largest, np.abs(block).max(axis=0), out=largest)
-        squares += np.square(block - mean).sum(axis=0)
+        squares += np.square(rows.read(at) * scale - mean).sum(axis=0)
     deviation = np.sqrt(squares / len(rows))
-    constant = deviation <= 1e-12 * largest
-    return Rows(rows.array, mean, np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation)))
+    constant = deviation <= 1e-12 * largest * scale
+    return Rows(rows.array, mean / scale, np.where(constant, 0.0, scale / np.where(constant, 1.0, deviation)))
 
 
 @dataclass(frozen=True)
@@ -158,12 +159,12 @@ class Comparison:
         elif similarity == "inner":
             down = int(np.ceil(np.log2(self.width)))  # |inner product| <= d * largest * largest
             self.scale = 2.0**-down
-            highest = max(map(_highest, gallery)) + down
+            highest = _exponent(gallery) + down
             sides = [_Scaled(queries, _powers(_exponents(queries)))]
             sides += [_Scaled(rows, _powers(np.array(highest))) for rows in gallery]
         else:
             down = int(np.ceil(np.log2(4 * np.sqrt(self.width))))  # every centred length < 5/8
-            highest = max(map(_highest, everything)) + down
+            highest = _exponent(everything) + down
             powers = _powers(np.array(highest))
             parts = [_Scaled(rows, powers) for rows in gallery]
             centre = _centre(parts)
@@ -179,6 +180,7 @@ class Comparison:
         if similarity == "l2":
             for at, block in self.gallery():
                 self.squares[at] = np.einsum("ij,ij->i", block, block, dtype=np.float64)
+            self.scale = float(np.median(self.squares))
 
     def _unit(self, rows: Rows) -> _Scaled:
         """Rows of length 1; a zero row stays zero."""
@@ -217,12 +219,12 @@ class Comparison:
     def guard(self, queries: NDArray[Any]) -> Any:
         """What to add to float64 distances and take off again to round them to the grid; (b, 1) or a number.
 
-        The grid is 2^-36 of the scale of a query's distances: 1, or for l2 its squared length (a distance
-        much longer than that has lost no digits).
+        The grid is 2^-36 of the scale of a query's distances: 1, or for l2 its own squared length and the
+        median one of the gallery (a distance much longer than that has lost no digits).
         """
         if self.similarity != "l2":
             return 1.5 * 2.0**16 * self.scale
-        return 1.5 * 2.0**14 * (queries**2).sum(axis=1)[:, None]  # queries are doubled
+        return 1.5 * 2.0**16 * (np.square(queries / 2).sum(axis=1)[:, None] + self.scale)  # they are doubled
 
     def finish(self, distances: NDArray[Any], queries: NDArray[Any]) -> None:
         """Turn products into distances, in place."""
@@ -265,18 +267,18 @@ def _centre(parts: Sequence[_Scaled]) -> NDArray[np.float64]:
     return np.asarray(np.round(total / sum(len(part.rows) for part in parts) / step) * step)
 
 
+def _exponent(parts: Sequence[Rows]) -> int:
+    """e, such that the largest value of all rows is 2^e times 0.5..1; 0 if all are zeros."""
+    blocks = (rows.read(at, rows.own) for rows in parts for at in rows.pieces())
+    return int(np.frexp(max(max(block.max(), -block.min()) for block in blocks))[1])
+
+
 def _exponents(rows: Rows) -> NDArray[np.int64]:
     """(n,) e, such that the largest value of the row is 2^e times 0.5..1; 0 for zeros."""
     found = np.empty(len(rows), np.int64)
     for at in rows.pieces():
         found[at] = np.frexp(np.abs(rows.read(at, rows.own)).max(axis=1))[1]
     return found
-
-
-def _highest(rows: Rows) -> int:
-    """The highest of the rows' exponents."""
-    blocks = (rows.read(at, rows.own) for at in rows.pieces())
-    return int(np.frexp(max(max(block.max(), -block.min()) for block in blocks))[1])
 
 
 def _squares(rows: Rows, powers: tuple[NDArray[np.float64], ...]) -> NDArray[np.float64]:
