@@ -135,6 +135,14 @@ class Method(ABC):
     def _encode_text(self, texts: NDArray[np.float32]) -> NDArray[Any]:
         """(m, d_text) -> (m, k); row i depends on row i alone."""
 
+    def share(self, other: Self) -> None:  # noqa: B027
+        """Take over what ``other``, fitted on the same training pairs, computed that no parameter changes.
+
+        Tuning calls it on a fresh candidate before ``fit``. A method keeps such pieces (Gram matrices, graphs,
+        decompositions) in attributes whose names begin with ``_cache``; they are no learned attributes, and a fit
+        with them gives the very result of one without. Nothing is shared by default.
+        """
+
     # -- what a caller uses ---------------------------------------------------------------------
 
     def fit(

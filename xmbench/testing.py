@@ -141,6 +141,7 @@ def check_method(cls: type[Method]) -> None:
         _check_storage(method, data)
         _check_labels(method, data)
         _check_multi_label(cls)
+        _check_share(cls, data)
         _check_refit(method)
 
 
@@ -286,7 +287,7 @@ def _check_fit(cls: type[Method], data: PairedData) -> Method:
     _demand(_same(_rows([data.train, data.validation]), rows), cls, "fit changes the pairs it was given")
     _demand(method.get_params() == parameters, cls, f"fit changes the parameters from {parameters}")
     _demand(_same(_generators(), generators), cls, "fit draws from a global random generator or seeds one")
-    for name, value in vars(method).items():
+    for name, value in _state(method).items():
         learned = name in parameters or name.endswith("_")
         _demand(learned, cls, f"fit sets {name!r}; learned attributes must end in an underscore")
         kept = name in parameters or _storable(value)
@@ -297,7 +298,7 @@ def _check_fit(cls: type[Method], data: PairedData) -> Method:
 def _check_encode(method: Method, data: PairedData) -> None:
     cls, widths = type(method), []
     for name, rows, encode in _sides(method, data.test):
-        given, state, generators = rows.copy(), copy.deepcopy(vars(method)), _generators()
+        given, state, generators = rows.copy(), copy.deepcopy(_state(method)), _generators()
         with _doing(cls, name):
             embedding = encode(rows)
         sound = isinstance(embedding, np.ndarray) and embedding.ndim == 2 and len(embedding) == len(rows)
@@ -308,7 +309,7 @@ def _check_encode(method: Method, data: PairedData) -> None:
         real = embedding.dtype.kind in "fiu" and bool(np.isfinite(embedding).all())
         _demand(real, cls, f"{name} must give real, finite numbers, got dtype {embedding.dtype}")
         _demand(_same(rows, given), cls, f"{name} changes the rows it was given")
-        _demand(_same(vars(method), state), cls, f"{name} changes the fitted state")
+        _demand(_same(_state(method), state), cls, f"{name} changes the fitted state")
         _demand(
             _same(_generators(), generators), cls, f"{name} draws from a global random generator or seeds one"
         )
@@ -382,9 +383,21 @@ def _check_refit(method: Method) -> None:
     cls = type(method)
     data = synthetic_data(100, 0, 20, d_image=10, d_text=11, n_classes=4, seed=1)
     fresh, used = _fit(cls(), data), _fit(method, data)
-    _demand(set(vars(used)) == set(vars(fresh)), cls, "a second fit keeps attributes of the first")
+    _demand(set(_state(used)) == set(_state(fresh)), cls, "a second fit keeps attributes of the first")
     same = _same(_embeddings(used, data.test), _embeddings(fresh, data.test))
     _demand(same, cls, "a second fit is influenced by the first")
+
+
+def _check_share(cls: type[Method], data: PairedData) -> None:
+    if cls.share is Method.share:
+        return
+    earlier = _fit(cls(), data)
+    for what, parameters in [("the defaults", {}), *_variants(cls)]:
+        method, fresh = cls.resolve(parameters), _fit(cls.resolve(parameters), data)
+        with _doing(cls, f"share, with {what},"):
+            method.share(earlier)
+        same = _same(_embeddings(_fit(method, data), data.test), _embeddings(fresh, data.test))
+        _demand(same, cls, f"with {what}, a fit after share gives other embeddings than a fresh one")
 
 
 # -- small parts ------------------------------------------------------------------------------------
@@ -444,6 +457,11 @@ def _sides(method: Method, pairs: Pairs) -> list[tuple[str, NDArray[np.float32],
         ("encode_image", pairs.images, method.encode_image),
         ("encode_text", pairs.texts, method.encode_text),
     ]
+
+
+def _state(method: Method) -> dict[str, Any]:
+    """Parameters and learned attributes, without what is only kept for other candidates of a tuning grid."""
+    return {name: value for name, value in vars(method).items() if not name.startswith("_cache")}
 
 
 def _embeddings(method: Method, pairs: Pairs) -> tuple[NDArray[Any], NDArray[Any]]:
