@@ -24,6 +24,21 @@ from xmbench.reweighting import Projections, Quadratic, descend, row_penalty, ro
 
 Matrix = NDArray[np.float64]
 
+AUTHOR = {
+    "gamma": 1000.0,
+    "sigma": 1000.0,
+    "lam": 1.0,
+    "mu": 1.0,
+    "graph": "author",
+    "neighbours": 100,
+    "scheme": "jacobi",
+    "init": "uniform",
+    "max_iter": 5,
+    "tol": 0.02,
+    "result": "previous",
+}
+"""Settings of the released code."""
+
 
 class Jrl(Method):
     """Row-sparse projections of both modalities onto the classes, smooth along a graph of all items.
@@ -85,23 +100,9 @@ class Jrl(Method):
         supervised=True,
         trained=True,
     )
+    _cache: Pieces
     grid: ClassVar = {"gamma": (10.0, 100.0, 1000.0), "lam": (1.0, 10.0), "sigma": (0.1, 10.0)}
-    presets: ClassVar = {
-        "author": {
-            "gamma": 1000.0,
-            "sigma": 1000.0,
-            "lam": 1.0,
-            "mu": 1.0,
-            "graph": "author",
-            "neighbours": 100,
-            "scheme": "jacobi",
-            "init": "uniform",
-            "max_iter": 5,
-            "tol": 0.02,
-            "result": "previous",
-        },
-    }
-    presets["author_transductive"] = {**presets["author"], "unlabeled": "test"}
+    presets: ClassVar = {"author": AUTHOR, "author_transductive": {**AUTHOR, "unlabeled": "test"}}
 
     def __init__(
         self,
@@ -149,8 +150,10 @@ class Jrl(Method):
         if self.unlabeled == "none":
             found.append("learns from training rows alone; the published protocol adds the test features")
         if self.graph != "author":
-            found.append(f"graph={self.graph}: a sparse neighbour graph, where the released code has a dense one")
-        code = {name: value for name, value in self.presets["author"].items() if name != "graph"}
+            found.append(
+                f"graph={self.graph}: a sparse neighbour graph, where the released code has a dense one"
+            )
+        code = {name: value for name, value in AUTHOR.items() if name != "graph"}
         changed = [f"{name}={getattr(self, name)}" for name in code if getattr(self, name) != code[name]]
         if changed:
             found.append("other settings than the released code's (preset=author): " + ", ".join(changed))
@@ -163,7 +166,7 @@ class Jrl(Method):
 
     def share(self, other: Self) -> None:
         """Take over graphs and Gram matrices; see :meth:`xmbench.Method.share`."""
-        self._cache = other._cache
+        self._cache = getattr(other, "_cache", None)
 
     def _fit(self, train: Pairs, validation: Pairs | None, context: FitContext) -> None:
         self._check()

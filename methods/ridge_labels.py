@@ -43,6 +43,7 @@ class RidgeLabels(Method):
         supervised=True,
         control=True,
     )
+    _cache: Pieces
     grid: ClassVar = {"ridge": (1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 1e4)}
 
     def __init__(self, ridge: float = 10.0) -> None:
@@ -50,7 +51,7 @@ class RidgeLabels(Method):
 
     def share(self, other: Self) -> None:
         """Take over the Gram matrices; see :meth:`xmbench.Method.share`."""
-        self._cache = other._cache
+        self._cache = getattr(other, "_cache", None)
 
     def _fit(self, train: Pairs, validation: Pairs | None, context: FitContext) -> None:
         if not 0 < self.ridge < np.inf:

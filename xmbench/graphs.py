@@ -100,7 +100,8 @@ def normalised_laplacian(graph: Sparse) -> Sparse:
     """
     from scipy.sparse.csgraph import laplacian
 
-    return laplacian(graph, normed=True).tocsr()
+    found: Any = laplacian(graph, normed=True)
+    return found.tocsr()
 
 
 def dense_laplacian(rows: Matrix, indices: NDArray[np.int64]) -> Matrix:
@@ -118,7 +119,9 @@ def dense_laplacian(rows: Matrix, indices: NDArray[np.int64]) -> Matrix:
     """
     n = len(rows)
     if n > DENSE_LIMIT:
-        raise Unsupported(f"a dense graph of {n:,} rows is beyond the limit of {DENSE_LIMIT:,}; use graph=knn")
+        raise Unsupported(
+            f"a dense graph of {n:,} rows is beyond the limit of {DENSE_LIMIT:,}; use graph=knn"
+        )
     degrees = np.diff((affinity(indices, np.ones(indices.shape)) > 0).indptr)
     distances = np.sqrt(squared_distances(rows, rows))
     np.fill_diagonal(distances, 0.0)

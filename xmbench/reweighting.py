@@ -35,7 +35,7 @@ def row_weights(projection: Matrix, smoothing: float) -> Matrix:
 def _group_norms(projection: Matrix, size: int, per_column: bool) -> Matrix:
     """Squared norms of blocks of ``size`` rows: (d / size, 1), or (d / size, k) column by column."""
     squared = (projection**2).reshape(-1, size, projection.shape[1]).sum(axis=1)
-    return squared if per_column else squared.sum(axis=1, keepdims=True)
+    return np.asarray(squared if per_column else squared.sum(axis=1, keepdims=True))
 
 
 def group_penalty(projection: Matrix, size: int, q: float, smoothing: float, *, per_column: bool) -> float:
@@ -100,7 +100,9 @@ def solve_dual(rows: Matrix, curvature: float | Matrix, weights: Matrix, targets
         factor = cho_factor(system, lower=True, overwrite_a=True, check_finite=False)
         solved = cho_solve(factor, targets, check_finite=False)
     else:
-        solved = lu_solve(lu_factor(system, overwrite_a=True, check_finite=False), targets, check_finite=False)
+        solved = lu_solve(
+            lu_factor(system, overwrite_a=True, check_finite=False), targets, check_finite=False
+        )
     return np.asarray((rows.T @ solved) / weights[:, None])
 
 
@@ -128,9 +130,7 @@ class Quadratic:
         if self.primal:
             self.gram = np.zeros((self.rows.shape[1],) * 2)
             for key, (coefficient, matrix) in used.items():
-                self.gram += coefficient * self.pieces.get(
-                    ("gram", self.name, key), lambda matrix=matrix: gram(self.rows, matrix)
-                )
+                self.gram += coefficient * self._product(key, matrix)
         elif all(matrix is None for _, matrix in used.values()):
             self.curvature: float | Matrix = float(sum(coefficient for coefficient, _ in used.values()))
         else:
@@ -141,6 +141,9 @@ class Quadratic:
                 else:
                     dense = matrix.toarray() if hasattr(matrix, "toarray") else matrix
                     self.curvature += coefficient * dense
+
+    def _product(self, key: str, matrix: Any) -> Matrix:
+        return self.pieces.get(("gram", self.name, key), lambda: gram(self.rows, matrix))
 
     def solve(self, weights: Matrix, targets: Matrix) -> Matrix:
         """P (d, k) for weights (d,), or (d, k) with weights of its own for each column, and B (n, k)."""

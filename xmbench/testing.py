@@ -392,12 +392,13 @@ def _check_share(cls: type[Method], data: PairedData) -> None:
     if cls.share is Method.share:
         return
     earlier = _fit(cls(), data)
-    for what, parameters in [("the defaults", {}), *_variants(cls)]:
+    candidates = [{}, *({name: value} for name, values in cls.grid.items() for value in values)]
+    for parameters in candidates:
         method, fresh = cls.resolve(parameters), _fit(cls.resolve(parameters), data)
-        with _doing(cls, f"share, with {what},"):
+        with _doing(cls, f"share, with {parameters},"):
             method.share(earlier)
         same = _same(_embeddings(_fit(method, data), data.test), _embeddings(fresh, data.test))
-        _demand(same, cls, f"with {what}, a fit after share gives other embeddings than a fresh one")
+        _demand(same, cls, f"with {parameters}, a fit after share gives other embeddings than a fresh one")
 
 
 # -- small parts ------------------------------------------------------------------------------------
