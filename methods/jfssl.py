@@ -68,7 +68,7 @@ class Jfssl(Method):
             "bandwidth of the graph and default weights are ours",
         ),
     )
-    _cache: Pieces
+    _cache = Pieces()
     grid: ClassVar = {"lambda1": (1.0, 10.0, 30.0, 100.0), "lambda2": (1e-4, 1e-3, 1e-2)}
     ablations: ClassVar = {"no_graph": {"lambda2": 0.0}}
 
@@ -92,11 +92,11 @@ class Jfssl(Method):
 
     def share(self, other: Self) -> None:
         """Take over the graphs and Gram matrices; see :meth:`xmbench.Method.share`."""
-        self._cache = getattr(other, "_cache", None)
+        self._cache = other._cache
 
     def _fit(self, train: Pairs, validation: Pairs | None, context: FitContext) -> None:
         self._check()
-        self._cache = Pieces.of(getattr(self, "_cache", None), train.images, train.texts, train.labels)
+        self._cache = Pieces.of(self._cache, train.images, train.texts, train.labels)
         Y = train.one_hot()
         self.image_mean_, self.text_mean_ = (
             rows.mean(axis=0, dtype=np.float64) for rows in (train.images, train.texts)

@@ -100,7 +100,7 @@ class Jrl(Method):
         supervised=True,
         trained=True,
     )
-    _cache: Pieces
+    _cache = Pieces()
     grid: ClassVar = {"gamma": (10.0, 100.0, 1000.0), "lam": (1.0, 10.0), "sigma": (0.1, 10.0)}
     presets: ClassVar = {"author": AUTHOR, "author_transductive": {**AUTHOR, "unlabeled": "test"}}
 
@@ -166,12 +166,12 @@ class Jrl(Method):
 
     def share(self, other: Self) -> None:
         """Take over graphs and Gram matrices; see :meth:`xmbench.Method.share`."""
-        self._cache = getattr(other, "_cache", None)
+        self._cache = other._cache
 
     def _fit(self, train: Pairs, validation: Pairs | None, context: FitContext) -> None:
         self._check()
         more = (context.unlabelled_images, context.unlabelled_texts) if self.transductive else (None, None)
-        self._cache = Pieces.of(getattr(self, "_cache", None), train.images, train.texts, *more)
+        self._cache = Pieces.of(self._cache, train.images, train.texts, *more)
         n, Y = len(train), train.one_hot()
         self.image_mean_, X_a = _centred(train.images, more[0])
         self.text_mean_, T_a = _centred(train.texts, more[1])

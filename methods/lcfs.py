@@ -72,7 +72,7 @@ class Lcfs(Method):
             "is the public code's settings",
         ),
     )
-    _cache: Pieces
+    _cache = Pieces()
     grid: ClassVar = {"lambda1": (1.0, 10.0, 30.0, 100.0), "lambda2": (0.0, 1e-3, 1e-2)}
     presets: ClassVar = {
         "author": {"lambda1": 0.1, "lambda2": 0.001, "init": "eye", "max_iter": 5, "tol": 0.0},
@@ -103,11 +103,11 @@ class Lcfs(Method):
 
     def share(self, other: Self) -> None:
         """Take over the Gram matrices; see :meth:`xmbench.Method.share`."""
-        self._cache = getattr(other, "_cache", None)
+        self._cache = other._cache
 
     def _fit(self, train: Pairs, validation: Pairs | None, context: FitContext) -> None:
         self._check()
-        self._cache = Pieces.of(getattr(self, "_cache", None), train.images, train.texts)
+        self._cache = Pieces.of(self._cache, train.images, train.texts)
         n, Y = len(train), train.one_hot()
         self.image_mean_, self.text_mean_ = (
             rows.mean(axis=0, dtype=np.float64) for rows in (train.images, train.texts)

@@ -67,7 +67,7 @@ class Lgcfl(Method):
             "and constants are ours",
         ),
     )
-    _cache: Pieces
+    _cache = Pieces()
     grid: ClassVar = {"eta": (10.0, 30.0, 100.0, 300.0), "mu": (0.0, 1.0, 10.0)}
     ablations: ClassVar = {"unpaired": {"mu": 0.0}}
 
@@ -95,11 +95,11 @@ class Lgcfl(Method):
 
     def share(self, other: Self) -> None:
         """Take over the Gram matrices; see :meth:`xmbench.Method.share`."""
-        self._cache = getattr(other, "_cache", None)
+        self._cache = other._cache
 
     def _fit(self, train: Pairs, validation: Pairs | None, context: FitContext) -> None:
         self._check(train)
-        self._cache = Pieces.of(getattr(self, "_cache", None), train.images, train.texts)
+        self._cache = Pieces.of(self._cache, train.images, train.texts)
         Y = train.one_hot()
         self.image_mean_, self.text_mean_ = (
             rows.mean(axis=0, dtype=np.float64) for rows in (train.images, train.texts)

@@ -43,7 +43,7 @@ class RidgeLabels(Method):
         supervised=True,
         control=True,
     )
-    _cache: Pieces
+    _cache = Pieces()
     grid: ClassVar = {"ridge": (1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 1e4)}
 
     def __init__(self, ridge: float = 10.0) -> None:
@@ -51,12 +51,12 @@ class RidgeLabels(Method):
 
     def share(self, other: Self) -> None:
         """Take over the Gram matrices; see :meth:`xmbench.Method.share`."""
-        self._cache = getattr(other, "_cache", None)
+        self._cache = other._cache
 
     def _fit(self, train: Pairs, validation: Pairs | None, context: FitContext) -> None:
         if not 0 < self.ridge < np.inf:
             raise InvalidParameter(f"RidgeLabels.ridge: expected more than 0, got {self.ridge}")
-        self._cache = Pieces.of(getattr(self, "_cache", None), train.images, train.texts)
+        self._cache = Pieces.of(self._cache, train.images, train.texts)
         Y = train.one_hot()
         self.image_mean_, self.image_weights_ = self._regress(train.images, Y, "images")
         self.text_mean_, self.text_weights_ = self._regress(train.texts, Y, "texts")

@@ -16,22 +16,22 @@ class Pieces:
     """Results that depend on some arrays, and on nothing else but their key; each is computed once.
 
     Args:
-        digest: of the arrays, as :meth:`of` makes it.
+        digest: of the arrays, as :meth:`of` makes it; empty for a collection about nothing.
     """
 
-    def __init__(self, digest: bytes) -> None:
+    def __init__(self, digest: bytes = b"") -> None:
         self.digest = digest
         self._made: dict[Hashable, Any] = {}
 
     @classmethod
-    def of(cls, earlier: Self | None, *arrays: NDArray[Any] | None) -> Self:
+    def of(cls, earlier: Self, *arrays: NDArray[Any] | None) -> Self:
         """``earlier`` if it is about the very same values, else an empty collection."""
         state = hashlib.sha256()
         for array in arrays:
             state.update(repr(None if array is None else (array.shape, array.dtype.str)).encode())
             if array is not None:
                 state.update(np.ascontiguousarray(array).data)
-        if earlier is not None and earlier.digest == state.digest():
+        if earlier.digest == state.digest():
             return earlier
         return cls(state.digest())
 
