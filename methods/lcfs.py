@@ -15,6 +15,7 @@ from xmbench.reweighting import (
     Projections,
     Quadratic,
     descend,
+    dual_is_cheaper,
     gram,
     row_penalty,
     row_weights,
@@ -113,30 +114,36 @@ class Lcfs(Method):
             rows.mean(axis=0, dtype=np.float64) for rows in (train.images, train.texts)
         )
         X, T = train.images - self.image_mean_, train.texts - self.text_mean_
-        first = self.init == "eye"
+        first = self.init == "eye"  # its first D is I
 
         def weights(projection: Matrix) -> Matrix:
             if first:
                 return np.full(len(projection), self.lambda1)
             return self.lambda1 * row_weights(projection, self.smoothing)
 
-        def solve(name: str, rows: Matrix, projection: Matrix, U: Matrix, less: Matrix) -> Matrix:
-            """Update with I + lambda2 S^{-1} = (1 + lambda2 / sqrt(smoothing)) I - U diag(less) U'."""
+        def solve(name: str, rows: Matrix, projection: Matrix, U: Matrix, values: Matrix) -> Matrix:
+            """Update with M = I + lambda2 S^{-1} = level I - U diag(level - along) U'."""
             level = 1.0 + self.lambda2 / np.sqrt(self.smoothing)
-            if n >= rows.shape[1]:
-                products = self._cache.get(("gram", name, "fit"), lambda: gram(rows))
+            along = 1.0 + self.lambda2 / np.sqrt(values**2 + self.smoothing)
+            if not dual_is_cheaper(*rows.shape):
                 span = rows.T @ U
-                system = level * products - (span * less) @ span.T
+                products = self._cache.get(("gram", name, "fit"), lambda: gram(rows))
+                system = level * products - (span * (level - along)) @ span.T
                 return solve_primal(system, weights(projection), rows.T @ Y)
-            curvature = level * np.eye(n) - (U * less) @ U.T
-            return solve_dual(rows, curvature, weights(projection), Y)
+
+            def power(exponent: float, matrix: Matrix) -> Matrix:
+                """M^exponent matrix."""
+                part = U.T @ matrix
+                off = level**exponent * (matrix - U @ part)
+                return np.asarray(off + U @ (along[:, None] ** exponent * part))
+
+            return solve_dual(power(0.5, rows), weights(projection), power(-0.5, Y))
 
         def update(present: Projections) -> Projections:
             nonlocal first
             P, Q = present
             U, values, _ = np.linalg.svd(np.hstack([X @ P, T @ Q]), full_matrices=False)
-            less = self.lambda2 * (self.smoothing**-0.5 - (values**2 + self.smoothing) ** -0.5)
-            new = solve("images", X, P, U, less), solve("texts", T, Q, U, less)
+            new = solve("images", X, P, U, values), solve("texts", T, Q, U, values)
             first = False
             return new
 

@@ -46,7 +46,7 @@ class RidgeLabels(Method):
     _cache = Pieces()
     grid: ClassVar = {"ridge": (1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 1e4)}
 
-    def __init__(self, ridge: float = 10.0) -> None:
+    def __init__(self, ridge: float = 3.0) -> None:
         self.ridge = ridge
 
     def share(self, other: Self) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xmbench.errors import Unsupported
 from xmbench.reuse import Pieces
 
 Matrix = NDArray[np.float64]
@@ -68,54 +69,58 @@ def solve_primal(gram: Matrix, weights: Matrix, right: Matrix) -> Matrix:
         gram: (d, d), symmetric, positive semidefinite.
         weights: (d,), > 0; however large, the result is exact.
         right: (d, k).
+
+    Raises:
+        Unsupported: G has negative curvature, so that the objective may have no minimum.
     """
-    from scipy.linalg import cho_factor, cho_solve
+    from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
     scale = 1.0 / np.sqrt(weights)
     system = scale[:, None] * gram * scale
     system.flat[:: len(system) + 1] += 1.0
-    factor = cho_factor(system, lower=True, overwrite_a=True, check_finite=False)
+    try:
+        factor = cho_factor(system, lower=True, overwrite_a=True, check_finite=False)
+    except LinAlgError as error:
+        raise Unsupported(
+            "the objective has negative curvature on these rows, and no minimum: take another graph, or more "
+            "neighbours, or a smaller weight of the graph"
+        ) from error
     solved = cho_solve(factor, scale[:, None] * right, overwrite_b=True, check_finite=False)
     return np.asarray(scale[:, None] * solved)
 
 
-def solve_dual(rows: Matrix, curvature: float | Matrix, weights: Matrix, targets: Matrix) -> Matrix:
-    """P of (X'MX + diag(w)) P = X'B through an n x n system (Woodbury), for fewer rows than columns.
-
-    P = W^{-1} X' (I + M K)^{-1} B with K = X W^{-1} X'.
+def solve_dual(rows: Matrix, weights: Matrix, targets: Matrix) -> Matrix:
+    """P of (X'X + diag(w)) P = X'B as W^{-1} X' (I + X W^{-1} X')^{-1} B (Woodbury): an n x n system.
 
     Args:
         rows: X (n, d).
-        curvature: M (n, n), symmetric, positive semidefinite, or a number m >= 0 for m I.
         weights: w (d,), > 0.
         targets: B (n, k).
     """
-    from scipy.linalg import cho_factor, cho_solve, lu_factor, lu_solve
+    from scipy.linalg import cho_factor, cho_solve
 
     scaled = rows / np.sqrt(weights)
-    kernel = scaled @ scaled.T
-    system = curvature * kernel if isinstance(curvature, float) else curvature @ kernel
+    system = scaled @ scaled.T
     system.flat[:: len(system) + 1] += 1.0
-    if isinstance(curvature, float):
-        factor = cho_factor(system, lower=True, overwrite_a=True, check_finite=False)
-        solved = cho_solve(factor, targets, check_finite=False)
-    else:
-        solved = lu_solve(
-            lu_factor(system, overwrite_a=True, check_finite=False), targets, check_finite=False
-        )
-    return np.asarray((rows.T @ solved) / weights[:, None])
+    factor = cho_factor(system, lower=True, overwrite_a=True, check_finite=False)
+    return np.asarray((rows.T @ cho_solve(factor, targets, check_finite=False)) / weights[:, None])
+
+
+def dual_is_cheaper(n: int, d: int) -> bool:
+    """Whether an update of n rows and d columns costs less in :func:`solve_dual`: n^2 d + n^3/3 < d^3/3."""
+    return 3 * n**2 * d + n**3 < d**3
 
 
 @dataclass
 class Quadratic:
     """tr((XP)'M(XP)) of one modality, M = sum of terms: solves (X'MX + diag(w)) P = X'B for many w and B.
 
-    Works with d x d matrices, or with n x n ones where there are fewer rows than columns.
+    Works with d x d matrices or, where that is cheaper and M is safely definite, with n x n ones.
 
     Args:
         rows: X (n, d).
-        terms: name -> (coefficient >= 0, matrix): a dense or sparse (n, n) matrix, or None for I.
-        pieces: where X'M_jX of each term is kept, under ``name``.
+        terms: name -> (coefficient >= 0, matrix): a dense or sparse symmetric (n, n) matrix, or None for I.
+        pieces: where X'M_jX of each term is kept, under the names of modality and term.
         name: of the modality.
     """
 
@@ -125,34 +130,48 @@ class Quadratic:
     name: str
 
     def __post_init__(self) -> None:
-        self.primal = len(self.rows) >= self.rows.shape[1]
+        n, d = self.rows.shape
         used = {key: term for key, term in self.terms.items() if term[0] > 0}
-        if self.primal:
-            self.gram = np.zeros((self.rows.shape[1],) * 2)
+        self.half: Matrix | None = None
+        if dual_is_cheaper(n, d) and any(matrix is None for _, matrix in used.values()):
+            self._halve(used)
+        if self.half is None:
+            self.gram = np.zeros((d, d))
             for key, (coefficient, matrix) in used.items():
                 self.gram += coefficient * self._product(key, matrix)
-        elif all(matrix is None for _, matrix in used.values()):
-            self.curvature: float | Matrix = float(sum(coefficient for coefficient, _ in used.values()))
-        else:
-            self.curvature = np.zeros((len(self.rows),) * 2)
-            for coefficient, matrix in used.values():
-                if matrix is None:
-                    self.curvature.flat[:: len(self.rows) + 1] += coefficient
-                else:
-                    dense = matrix.toarray() if hasattr(matrix, "toarray") else matrix
-                    self.curvature += coefficient * dense
+
+    def _halve(self, used: Mapping[str, tuple[float, Any]]) -> None:
+        """With M = CC': X'MX = Z'Z for Z = C'X, and X'B = Z'C^{-1}B. Leaves no Z if M is not definite."""
+        level = sum(coefficient for coefficient, matrix in used.values() if matrix is None)
+        others = [(coefficient, matrix) for coefficient, matrix in used.values() if matrix is not None]
+        self.root: float | Matrix = float(np.sqrt(level))
+        if not others:
+            self.half = self.root * self.rows
+            return
+        curvature = level * np.eye(len(self.rows))
+        for coefficient, matrix in others:
+            curvature += coefficient * (matrix.toarray() if hasattr(matrix, "toarray") else matrix)
+        try:
+            self.root = np.asarray(np.linalg.cholesky(curvature), dtype=np.float64)
+        except np.linalg.LinAlgError:
+            return
+        self.half = self.root.T @ self.rows
 
     def _product(self, key: str, matrix: Any) -> Matrix:
         return self.pieces.get(("gram", self.name, key), lambda: gram(self.rows, matrix))
 
     def solve(self, weights: Matrix, targets: Matrix) -> Matrix:
         """P (d, k) for weights (d,), or (d, k) with weights of its own for each column, and B (n, k)."""
+        from scipy.linalg import solve_triangular
+
         if weights.ndim == 2:
             columns = [self.solve(weights[:, j], targets[:, j : j + 1]) for j in range(targets.shape[1])]
             return np.hstack(columns)
-        if self.primal:
+        if self.half is None:
             return solve_primal(self.gram, weights, self.rows.T @ targets)
-        return solve_dual(self.rows, self.curvature, weights, targets)
+        if isinstance(self.root, float):
+            return solve_dual(self.half, weights, targets / self.root)
+        return solve_dual(self.half, weights, solve_triangular(self.root, targets, lower=True))
 
 
 def gram(rows: Matrix, matrix: Any = None) -> Matrix:
