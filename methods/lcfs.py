@@ -45,7 +45,8 @@ class Lcfs(Method):
     parameter of the model.
 
     Args:
-        lambda1: weight of row sparsity, > 0.
+        lambda1: weight of row sparsity, > 0; grows with n. The default had the best validation score over the
+            default splits of pascal, wikipedia and emoji together, where lambda2 made next to no difference.
         lambda2: weight of the trace norm, >= 0.
         init: ``ridge``: regression on Y with lambda1 as the ridge. ``eye``: first D = I and P, Q = the first c
             columns of I, as in the code.

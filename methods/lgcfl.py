@@ -35,7 +35,8 @@ class Lgcfl(Method):
     No update raises J; J is convex for q = 1. Mode ``class`` factorises c systems where ``shared`` does one.
 
     Args:
-        eta: weight of the group penalty, > 0.
+        eta: weight of the group penalty, > 0; grows with n. The default, with mu, had the best validation score
+            over the default splits of pascal, wikipedia and emoji together.
         mu: weight of the pairs, >= 0; at 0 pairs are not used and the modalities are fitted apart.
         q: exponent in (0, 1]; 1 and 1/2 are the usual ones, the smaller the sparser.
         mode: ``shared`` or ``class``.
@@ -73,7 +74,7 @@ class Lgcfl(Method):
 
     def __init__(
         self,
-        eta: float = 100.0,
+        eta: float = 30.0,
         mu: float = 1.0,
         q: float = 1.0,
         mode: Literal["shared", "class"] = "shared",
