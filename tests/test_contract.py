@@ -715,6 +715,30 @@ def test_the_kit_catches(cls, message):
     assert cls.__name__ in str(caught.value)
 
 
+def test_pieces_for_other_candidates_are_no_part_of_the_fitted_state(tmp_path):
+    class Sharing(Sound):
+        def share(self, other):
+            self._cache = other._cache
+
+        def _fit(self, train, validation, context):
+            super()._fit(train, validation, context)
+            self._cache = object()  # neither stored nor compared
+
+    check_method(Sharing)
+    pairs = synthetic_pairs(40, n_classes=4)
+    method = Sharing().fit(pairs)
+    method.save(tmp_path / "method.npz")
+    assert not hasattr(Sharing.load(tmp_path / "method.npz"), "_cache")
+    assert method.n_parameters == Sound().fit(pairs).n_parameters
+
+
+def test_nothing_is_shared_by_default():
+    pairs = synthetic_pairs(40, n_classes=4)
+    method = Sound()
+    method.share(Sound().fit(pairs))
+    assert vars(method) == method.get_params()
+
+
 def test_the_kit_gives_transductive_methods_the_test_features():
     class Transductive(Sound):
         @property
