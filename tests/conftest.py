@@ -86,3 +86,19 @@ def keep_run():
         return record
 
     return keep
+
+
+@pytest.fixture(scope="session")
+def wikipedia_pairs(data_dir):
+    """Every third training pair of Wikipedia, 725 of them: SIFT and LDA features, z-scored."""
+    from scipy.io import loadmat
+
+    from xmbench.data import Pairs
+    from xmbench.scaling import Scaling
+
+    folder = data_dir / "wikipedia" / "wikipedia_dataset"
+    stored = loadmat(folder / "raw_features.mat")
+    lines = (folder / "trainset_txt_img_cat.list").read_text(encoding="utf-8").splitlines()[::3]
+    images, texts = (Scaling("zscore").fit_transform(stored[name][::3]) for name in ("I_tr", "T_tr"))
+    labels = [int(line.split("\t")[2]) - 1 for line in lines]
+    return Pairs(images, texts, labels, tuple(line.split("\t")[0] for line in lines), 10)

@@ -103,15 +103,19 @@ def test_presence_is_that_of_the_required_files(tmp_path):
 @pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=lambda protocol: protocol.name)
 def test_scores_are_written_to_four_digits(protocol):
     rng = np.random.default_rng(0)
-    images, texts = rng.standard_normal((2, 12, 3))
-    scores = evaluate(images, texts, np.arange(12) % 3, protocol)
+    images, texts = rng.standard_normal((2, 60, 3))
+    texts[0] = 0
+    scores = evaluate(images, texts, np.arange(60) % 3, protocol)
     written = scores_text(scores)
-    lines = {line.split()[0]: line.split() for line in written.splitlines() if "->" in line}
-    assert list(lines) == list(TASKS)
+    lines = [line.split() for line in written.splitlines() if "->" in line]
+    assert list(dict.fromkeys(line[0] for line in lines)) == list(TASKS)
     for name, task in scores.tasks.items():
-        _, average, chance, first, tenth, fiftieth, hundredth, queries, unanswerable, gallery = lines[name]
-        assert (average, chance) == (f"{task.mean_average_precision:.4f}", f"{task.chance:.4f}")
-        assert (first, tenth) == (f"{task.precision[0]:.4f}", f"{task.precision[9]:.4f}")
-        assert (fiftieth, hundredth) == ("–", "–")
-        assert (int(queries), int(unanswerable), int(gallery)) == (12, 0, task.gallery)
+        first, *curves = [line[1:] for line in lines if line[0] == name]
+        means = (task.mean_average_precision, task.chance, task.r_precision, task.mean_reciprocal_rank)
+        assert first[:4] == [f"{value:.4f}" for value in means]
+        assert list(map(int, first[4:])) == [60, 0, task.n_zero_norm, task.gallery]
+        for kind, curve in (("precision", task.precision), ("recall", task.recall), ("nDCG", task.ndcg)):
+            (found,) = [line for line in curves if line[0] == kind]
+            hundredth = [f"{curve[99]:.4f}"] if len(curve) >= 100 else ["–"]
+            assert found[1:] == [f"{curve[k - 1]:.4f}" for k in (1, 10, 50)] + hundredth
     assert protocol.describe() in written

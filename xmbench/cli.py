@@ -130,6 +130,7 @@ def run(**options: Any) -> None:
     """
     from xmbench.plan import Plan, Request, Reuse
     from xmbench.protocol import protocol
+    from xmbench.tuning import BUDGET
 
     if options["timeout"] is not None and not isfinite(options["timeout"]):
         raise UsageError(f"--timeout: expected a number of seconds, got {options['timeout']}")
@@ -148,7 +149,7 @@ def run(**options: Any) -> None:
         transductive=options["transductive"],
         device=_device(options["device"]),
         threads=options["threads"],
-        tuning=(options["tune"], options["budget"] or 12) if options["tune"] else None,
+        tuning=(options["tune"], options["budget"] or BUDGET) if options["tune"] else None,
     )
     with _reporter(options["quiet"], options["verbose"]) as reporter:
         plan = Plan(request, registry, _places(options["data_dir"], options["results"]), reporter.progress)
@@ -398,23 +399,20 @@ def compare(dataset: str, chains: tuple[str, ...], board: str | None, as_json: b
     A claim holds, fails, or is not resolved. It takes runs over several splits (--seeds 0-4).
     """
     from xmbench.describe import claims_text
-    from xmbench.differences import examine, neighbours, parse_claims
-    from xmbench.leaderboard import groups, read_board, tables
+    from xmbench.differences import parse_claims
+    from xmbench.leaderboard import claims_of_tables, read_board
     from xmbench.record import Results
 
     claims = parse_claims(chains)
-    found = read_board(Path(board), dataset) if board else list(Results(Path(results)))
-    chosen = groups(record for record in found if record.dataset.name == dataset and record.status == "ok")
+    found = read_board(Path(board), dataset) if board else Results(Path(results)).newest()
+    chosen = [record for record in found if record.dataset.name == dataset and record.status == "ok"]
     if not chosen:
-        raise MissingData(f"no finished run on {dataset} in {board or results}")
-    tested = {
-        tables(records)[0].heading: examine(records, claims) if claims else neighbours(records)
-        for records in chosen
-    }
+        raise MissingData(f"no finished run on {dataset} in {board or results}; make some with: xmbench run")
+    tested = claims_of_tables(chosen, claims)
     if as_json:
-        from dataclasses import asdict
+        import msgspec
 
-        _print_json({heading: [asdict(claim) for claim in rows] for heading, rows in tested.items()})
+        _print_json(msgspec.to_builtins(tested))
     else:
         click.echo(claims_text(tested))
 

@@ -142,17 +142,20 @@ def card_text(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def claims_text(tested: Mapping[str, Sequence[Claim]]) -> str:
-    """Claims of each table for a terminal."""
+def claims_text(tested: Mapping[str, Sequence[Claim] | str]) -> str:
+    """Claims of each table for a terminal, or why there are none."""
     from tabulate import tabulate
 
     blocks = []
     for heading, claims in tested.items():
-        cells = [[clean(cell) for cell in claim.cells()] for claim in claims]
-        body = tabulate(cells, headers=COLUMNS, tablefmt="simple", disable_numparse=True)
-        blocks.append(
-            f"{clean(heading)}\n\n" + (body if cells else "Runs on a single split: nothing to compare.")
-        )
+        if isinstance(claims, str):
+            body = f"Not compared: {clean(claims)}."
+        elif claims:
+            cells = [[clean(cell) for cell in claim.cells()] for claim in claims]
+            body = tabulate(cells, headers=COLUMNS, tablefmt="simple", disable_numparse=True)
+        else:
+            body = "Nothing to compare: that takes two methods, and two splits that all of them were run on."
+        blocks.append(f"{clean(heading)}\n\n{body}")
     return "\n\n".join([*blocks, EXPLANATION])
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xmbench.errors import MissingData, UnknownName, UsageError
+from xmbench.errors import InvalidRecord, MissingData, UnknownName, UsageError
 from xmbench.evaluation import TASKS
 from xmbench.record import Record
 from xmbench.stats import Difference, Verdict, holm, paired_difference, verdict
@@ -70,16 +70,17 @@ def examine(records: Sequence[Record], claims: Sequence[tuple[str, str]]) -> lis
     """Hold claims (above, below) against records of one table.
 
     Raises:
-        UnknownName: there is no run of such a label.
+        UnknownName: there is no run of such a label over seeded splits.
         MissingData: two methods have fewer than two splits in common.
+        InvalidRecord: a record does not say how many rows it is of.
     """
     scores = by_split(records)
-    sizes = {record.dataset.split_seed: record.dataset.sizes for record in records}
+    sizes = {record.dataset.split_seed: _rows(record) for record in records}
     found = []
     for above, below in claims:
         for label in (above, below):
             if label not in scores:
-                raise UnknownName("method among these runs", label, scores)
+                raise UnknownName("method among these runs over seeded splits", label, scores)
         seeds = sorted(scores[above].keys() & scores[below].keys())
         if len(seeds) < 2:
             raise MissingData(
@@ -90,8 +91,8 @@ def examine(records: Sequence[Record], claims: Sequence[tuple[str, str]]) -> lis
             paired_difference(
                 [scores[above][seed] for seed in seeds],
                 [scores[below][seed] for seed in seeds],
-                n_train=float(np.mean([sizes[seed]["train"] for seed in seeds])),
-                n_test=float(np.mean([sizes[seed]["test"] for seed in seeds])),
+                n_train=float(np.mean([sizes[seed][0] for seed in seeds])),
+                n_test=float(np.mean([sizes[seed][1] for seed in seeds])),
             )
         )
     adjusted = holm([difference.p_value for difference in found])
@@ -99,6 +100,14 @@ def examine(records: Sequence[Record], claims: Sequence[tuple[str, str]]) -> lis
         Claim(above, below, difference, p, verdict(difference, p))
         for (above, below), difference, p in zip(claims, found, adjusted, strict=True)
     ]
+
+
+def _rows(record: Record) -> tuple[int, int]:
+    """Training and test rows of a run."""
+    sizes = record.dataset.sizes
+    if not (sizes.get("train", 0) > 0 and sizes.get("test", 0) > 0):
+        raise InvalidRecord(f"record {record.score_id} does not say of how many training and test rows it is")
+    return sizes["train"], sizes["test"]
 
 
 def neighbours(records: Sequence[Record]) -> list[Claim]:
@@ -114,7 +123,7 @@ def neighbours(records: Sequence[Record]) -> list[Claim]:
 
 
 def parse_claims(texts: Sequence[str]) -> list[tuple[str, str]]:
-    """``cca<kcca<cfa`` -> (kcca, cca), (cfa, kcca); ``>`` is the other way round.
+    """``cca<kcca<cfa`` -> (kcca, cca), (cfa, kcca); ``>`` is the other way round; each claim once.
 
     Raises:
         UsageError: no such chain.
@@ -125,6 +134,8 @@ def parse_claims(texts: Sequence[str]) -> list[tuple[str, str]]:
         labels = [label.strip() for label in text.split(sign)]
         if len(labels) < 2 or not all(labels) or ">" in text.replace(sign, ""):
             raise UsageError(f"--claim: expected a chain such as 'cca<kcca<jrl' or 'jrl>cca', got {text!r}")
+        if any(a == b for a, b in itertools.pairwise(labels)):
+            raise UsageError(f"--claim: {text!r} holds a method against itself")
         pairs = list(itertools.pairwise(labels))
         claims += [(b, a) for a, b in pairs] if sign == "<" else pairs
-    return claims
+    return list(dict.fromkeys(claims))

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from xmbench._io import atomic_write, npz_bytes, read_npz
 from xmbench.data import PARTS
-from xmbench.differences import COLUMNS, EXPLANATION, neighbours
-from xmbench.errors import InvalidRecord, LeaderboardDrift, MissingData, XmbenchError
+from xmbench.differences import COLUMNS, EXPLANATION, Claim, examine, neighbours
+from xmbench.errors import InvalidRecord, LeaderboardDrift, MissingData, UnknownName, XmbenchError
 from xmbench.evaluation import TASKS, evaluator_digest
 from xmbench.protocol import Protocol
 from xmbench.record import REPORTED_SCOPES, Record, Results, check_ids, decode, encode, numerics_digest
 from xmbench.registry import NAME, Registry
+from xmbench.tuning import Tuning
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,6 +110,38 @@ def groups(records: Iterable[Record]) -> list[list[Record]]:
     return [found[key] for key in sorted(found, key=_group_order)]
 
 
+def claims_of_tables(
+    records: Iterable[Record], claims: Sequence[tuple[str, str]] = ()
+) -> dict[str, list[Claim] | str]:
+    """Heading of each table -> claims (above, below) held against it, or why its runs cannot tell.
+
+    Args:
+        records: finished runs.
+        claims: without any, each row above the next.
+
+    Raises:
+        UnknownName: a method of the claims is in no table, or in none with the others.
+        MissingData: no table has two splits that the methods share.
+        InvalidRecord: two runs of one split were given different data.
+    """
+    found: dict[str, list[Claim] | str] = {}
+    problems: list[XmbenchError] = []
+    for group in groups(records):
+        check_same_data(group)
+        heading = _table(group, lambda record: False).heading
+        try:
+            found[heading] = examine(group, claims) if claims else neighbours(group)
+        except UnknownName as error:  # its words name labels of records
+            problems.append(UnknownName(error.kind, error.name, map(clean, error.known)))
+            found[heading] = str(problems[-1])
+        except MissingData as error:
+            problems.append(error)
+            found[heading] = str(error)
+    if problems and len(problems) == len(found):
+        raise problems[0]
+    return found
+
+
 def _order(record: Record) -> tuple[str, str]:
     return json.dumps(record.identity), record.score_id
 
@@ -177,7 +210,7 @@ def _table(records: list[Record], stale: Callable[[Record], bool]) -> Table:
         heading=f"{data.title}, split {data.split}, features {data.features}, scaling {data.scaling}, "
         f"protocol {first.protocol['name']}"
         + (" (see the warning)" if protocol.flags else "")
-        + (", tuned on validation rows" if first.tuning else ""),
+        + (_tuned(first.tuning) if first.tuning else ""),
         columns=("method", *SCORES, "fit s", "runs"),
         rows=tuple(rows),
         bold=frozenset(bold),
@@ -221,6 +254,10 @@ def _footer(records: list[Record], runs: pd.DataFrame) -> list[str]:
             f"Computed with {', '.join(used)} on {' / '.join(where)}; fit seconds depend on the machine."
         )
     return lines
+
+
+def _tuned(tuning: Tuning) -> str:
+    return f", tuned on validation rows ({tuning.mode}, {tuning.budget} trials)"
 
 
 def _parameters(records: list[Record]) -> str:

@@ -120,7 +120,10 @@ class _Choice:
         """The candidates of tuning, None without it."""
         if tuning is None or self.method is None:
             return None
-        return tuple(candidates(params, type(self.method).grid, self.fixed, *tuning, seed))
+        try:
+            return tuple(candidates(params, type(self.method).grid, self.fixed, *tuning, seed))
+        except UsageError as error:
+            raise UsageError(f"{self.label}: {error}") from error
 
     def row(self, seed: int) -> MethodRow:
         if self.method is None:
@@ -161,7 +164,7 @@ def choose(request: Request, registry: Registry) -> list[_Choice]:
     problem; it becomes a failed row.
 
     Raises:
-        UsageError: an unknown method, or an unknown or ill-typed parameter.
+        UsageError: an unknown method, an unknown or ill-typed parameter, or a grid that the budget does not allow.
     """
     chosen: dict[str, _Choice] = {}
     known = {parse_spec(spec)[0] for spec in request.methods}
@@ -177,19 +180,23 @@ def choose(request: Request, registry: Registry) -> list[_Choice]:
         label = label_of(name, parameters)
         try:
             method = plugin.load().resolve(parameters)
+            sets = {"preset": method.presets, "ablation": method.ablations}
+            named = [set(sets[kind][str(parameters[kind])]) for kind in sets if kind in parameters]
+            choice = _Choice(plugin, label, method, fixed=tuple(sorted(set(parameters).union(*named))))
+            choice.tried(
+                method.get_params(), request.tuning, 0
+            )  # what is wrong with it is told before any run
         except UsageError:
             raise
         except Exception as error:  # a constructor may raise anything
             reason = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
             chosen[label] = _Choice(plugin, label, None, reason)
             continue
-        problem = None
         if method.transductive and not request.transductive:
-            problem = "is transductive (learns from features of test rows): allow it with --transductive"
-        sets = {"preset": method.presets, "ablation": method.ablations}
-        named = [set(sets[kind][str(parameters[kind])]) for kind in sets if kind in parameters]
-        fixed = tuple(sorted(set(parameters).union(*named)))
-        chosen[label] = _Choice(plugin, label, method, problem, fixed)
+            choice.problem = (
+                "is transductive (learns from features of test rows): allow it with --transductive"
+            )
+        chosen[label] = choice
     return list(chosen.values())
 
 
@@ -273,7 +280,7 @@ class Plan:
             tuning = self.request.tuning
             for choice in self.choices:
                 method, problem = choice.row(seed), choice.problem
-                if tuning and data.validation is None:
+                if tuning and data.validation is None and problem is None:
                     problem = f"split {data.split} has no validation rows for --tune; name one with --split"
                 yield (
                     RunSpec(

@@ -121,7 +121,7 @@ def _refuse_twins(runs: Sequence[Run]) -> None:
 def _newest(results: Results, dataset: str | None, protocol: str | None) -> list[Run]:
     if protocol is not None:
         protocol_named(protocol)
-    finished = [record for record in results if record.status == "ok"]
+    finished = results.newest()
     if not finished:
         raise MissingData(f"no finished run in {results.folder}; make some with: xmbench run")
     known = {record.dataset.name for record in finished}
@@ -130,18 +130,17 @@ def _newest(results: Results, dataset: str | None, protocol: str | None) -> list
             f"no finished run on {dataset} in {results.folder}; there are some on: "
             + ", ".join(clean(name) for name in sorted(known))
         )
-    found: dict[tuple[object, ...], Record] = {}
-    for record in sorted(finished, key=results.written):
-        if dataset in (None, record.dataset.name) and protocol in (None, record.protocol["name"]):
-            found[record.identity] = record
+    found = [
+        record
+        for record in finished
+        if dataset in (None, record.dataset.name) and protocol in (None, record.protocol["name"])
+    ]
     if not found:
         raise MissingData(
             f"no finished run under {protocol} in {results.folder}; make them with: "
             f"xmbench rescore {results.folder} --protocol {protocol}"
         )
-    return [
-        Run(record, results.record_path(record.score_id).with_suffix(".npz")) for record in found.values()
-    ]
+    return [Run(record, results.record_path(record.score_id).with_suffix(".npz")) for record in found]
 
 
 def _refuse_mixtures(runs: Sequence[Run]) -> None:

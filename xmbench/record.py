@@ -121,7 +121,8 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     cost: Cost | None = None
     engine: str | None = None
     tuning: Tuning | None = None
-    """How the parameters were chosen, where ``method.params`` are but the first that were tried."""
+    """How the parameters were chosen, where ``method.params`` are but the first that were tried. Ids are made from
+    all of it but scores, seconds and reasons; the choice has to be that of the scores."""
     numerics: str
     evaluator: str
     git: dict[str, Any] | None = None
@@ -138,7 +139,9 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     @property
     def params(self) -> dict[str, Any]:
         """The parameters of the fitted method."""
-        return self.method.params if self.tuning is None else self.tuning.trials[self.tuning.chosen].params
+        if self.tuning is None or self.tuning.chosen is None:
+            return self.method.params
+        return self.tuning.trials[self.tuning.chosen].params
 
 
 def fit_id(
@@ -147,12 +150,15 @@ def fit_id(
     seed: int,
     numerics: str,
     selection: str,
-    tried: Sequence[Mapping[str, Any]] | None = None,
+    tuned: tuple[str, int, Sequence[Mapping[str, Any]]] | None = None,
 ) -> str:
-    """Hash of all that can change a fitted model, and of nothing else; ``tried`` are the candidates of tuning."""
+    """Hash of all that can change a fitted model, and of nothing else.
+
+    ``tuned`` are mode, budget and candidates of tuning: a record says all three, and equal ids are equal records.
+    """
     return short_id(
         {
-            **({} if tried is None else {"tried": list(tried)}),
+            **({} if tuned is None else {"tuning": list(tuned[:2]), "tried": list(tuned[2])}),
             "method": method.source,
             "numerics": numerics,
             "params": method.params,
@@ -173,8 +179,11 @@ def score_id(fit: str, label: str, protocol: Protocol, evaluator: str) -> str:
 def check_ids(record: Record) -> None:
     """Raise InvalidRecord unless the ids of a record are those of what it says it is a record of."""
     protocol = Protocol(**record.protocol)
-    tried = None if record.tuning is None else [trial.params for trial in record.tuning.trials]
-    fit = fit_id(record.method, record.dataset, record.seed, record.numerics, protocol.selection, tried)
+    tuning = record.tuning
+    tuned = None
+    if tuning is not None:
+        tuned = (tuning.mode, tuning.budget, [trial.params for trial in tuning.trials])
+    fit = fit_id(record.method, record.dataset, record.seed, record.numerics, protocol.selection, tuned)
     score = score_id(fit, record.method.label, protocol, record.evaluator)
     if (record.fit_id, record.score_id) != (fit, score):
         raise InvalidRecord(
@@ -205,6 +214,8 @@ def decode(data: bytes | str, where: str) -> Record:
     missing = [task for task in TASKS if task not in record.metrics]
     if record.status == "ok" and missing:
         raise InvalidRecord(f"{where}: a finished run without scores of {', '.join(missing)}")
+    if record.tuning is not None and (record.status == "ok") != (record.tuning.chosen is not None):
+        raise InvalidRecord(f"{where}: a finished run has a chosen trial, and no other has")
     return record
 
 
@@ -331,6 +342,11 @@ class Results:
         except (FileNotFoundError, ValueError) as error:
             raise InvalidRecord(f"the arrays of record {score_id} cannot be read: {error}") from error
 
+    def newest(self) -> list[Record]:
+        """Finished records; of several of the same method, data, seed and protocol the one written last."""
+        finished = sorted((record for record in self if record.status == "ok"), key=self.written)
+        return list({record.identity: record for record in finished}.values())
+
     def __iter__(self) -> Iterator[Record]:
         """All records, by file name."""
         for path in sorted((self.folder / "records").glob("*.json")):
@@ -341,7 +357,7 @@ class Results:
 def numerics_digest() -> str:
     """Digest of the source of the numerical code that methods share."""
     folder = Path(__file__).parent
-    names = ("linalg", "kernels", "scaling", "nn", "training")
+    names = ("linalg", "kernels", "graphs", "reweighting", "scaling", "nn", "training")
     return source_digest(path for name in names if (path := folder / f"{name}.py").is_file())[:16]
 
 

@@ -30,12 +30,13 @@ from xmbench.record import (
     pack_header,
     score_arrays,
     score_id,
+    scrub,
     task_rows,
     unpack_header,
     versions,
 )
 from xmbench.registry import Plugin
-from xmbench.tuning import Mode, Tuning, tune
+from xmbench.tuning import Mode, Trial, Tuning, tune
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ class RunSpec:
     def fit_id(self) -> str:
         """Hash of all that can change the fitted model, and of nothing else."""
         selection = self.protocol.selection
-        return fit_id(self.method, self.dataset, self.seed, self.numerics, selection, self.tried)
+        tuned = self.tuning and (*self.tuning, self.tried or ())
+        return fit_id(self.method, self.dataset, self.seed, self.numerics, selection, tuned)
 
     @property
     def score_id(self) -> str:
@@ -82,7 +84,9 @@ class RunSpec:
         return score_id(self.fit_id, self.method.label, self.protocol, self.evaluator)
 
     def record(self, **fields: Any) -> Record:
-        """A record of this run with ``fields`` filled in."""
+        """A record of this run with ``fields`` filled in; without a ledger it says what there was to try."""
+        untried = [Trial(dict(params), None, 0.0) for params in self.tried or ()]
+        tuning = self.tuning and Tuning(*self.tuning, untried, None)
         return Record(
             fit_id=self.fit_id,
             score_id=self.score_id,
@@ -92,7 +96,7 @@ class RunSpec:
             numerics=self.numerics,
             evaluator=self.evaluator,
             git=git_state(),
-            **{"method": self.method, **fields},
+            **{"method": self.method, "tuning": tuning, **fields},
         )
 
 
@@ -197,6 +201,9 @@ def _fit_and_encode(
     else:
         assert validation is not None
         method, trials, chosen = tune(spec.plugin.load().resolve, spec.tried, train, validation, context)
+        trials = [
+            msgspec.structs.replace(trial, reason=trial.reason and scrub(trial.reason)) for trial in trials
+        ]
         tuning = Tuning(*spec.tuning, trials, chosen)
     fitted = time.perf_counter()
     progress("encoding", None)

@@ -60,15 +60,18 @@ def paired_difference(
     """
     from scipy import stats
 
-    d = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-    if d.ndim != 1 or len(d) < 2 or not np.isfinite(d).all():
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    both = np.stack([first, second]) if first.shape == second.shape else np.empty((2, 0))
+    if both.ndim != 2 or both.shape[1] < 2 or not np.isfinite(both).all():
         raise InvalidInput("a difference needs finite scores of both methods on at least two common splits")
-    if not (n_train > 0 and n_test > 0 and 0 < confidence < 1):
+    if not (n_train > 0 and 0 < n_test < math.inf and 0 < confidence < 1):
         raise InvalidInput("a difference needs positive n_train and n_test, and a confidence between 0 and 1")
+    d = both[0] - both[1]
     J, mean = len(d), float(d.mean())
     error = math.sqrt((1 / J + n_test / n_train) * float(d.var(ddof=1)))
-    if error <= 1e-15 * max(1.0, abs(mean)):  # the same difference on every split
-        return Difference(mean, mean, mean, 1.0 if mean == 0 else 0.0, J)
+    rounding = 1e-15 * float(np.abs(both).max())
+    if error <= 2 * rounding:  # the same difference on every split
+        return Difference(mean, mean, mean, 1.0 if abs(mean) <= rounding else 0.0, J)
     half = float(stats.t.ppf(0.5 + confidence / 2, J - 1)) * error
     p_value = float(2 * stats.t.sf(abs(mean) / error, J - 1))
     return Difference(mean, mean - half, mean + half, p_value, J)

@@ -141,6 +141,7 @@ def check_method(cls: type[Method]) -> None:
         _check_storage(method, data)
         _check_labels(method, data)
         _check_multi_label(cls)
+        _check_share(cls, data)
         _check_refit(method)
 
 
@@ -258,6 +259,8 @@ def _check_variants(cls: type[Method]) -> None:
             _demand(kept, cls, f"{kind}={name} does not set the parameters that it lists")
     for name, values in cls.grid.items():
         _demand(len(values) > 0, cls, f"the grid has no values for {name!r}")
+        twice = any(value in values[:i] for i, value in enumerate(values))
+        _demand(not twice, cls, f"the grid has a value twice for {name!r}")
 
 
 def _read_call(text: str) -> tuple[str, dict[str, object]] | None:
@@ -286,7 +289,7 @@ def _check_fit(cls: type[Method], data: PairedData) -> Method:
     _demand(_same(_rows([data.train, data.validation]), rows), cls, "fit changes the pairs it was given")
     _demand(method.get_params() == parameters, cls, f"fit changes the parameters from {parameters}")
     _demand(_same(_generators(), generators), cls, "fit draws from a global random generator or seeds one")
-    for name, value in vars(method).items():
+    for name, value in _state(method).items():
         learned = name in parameters or name.endswith("_")
         _demand(learned, cls, f"fit sets {name!r}; learned attributes must end in an underscore")
         kept = name in parameters or _storable(value)
@@ -297,7 +300,7 @@ def _check_fit(cls: type[Method], data: PairedData) -> Method:
 def _check_encode(method: Method, data: PairedData) -> None:
     cls, widths = type(method), []
     for name, rows, encode in _sides(method, data.test):
-        given, state, generators = rows.copy(), copy.deepcopy(vars(method)), _generators()
+        given, state, generators = rows.copy(), copy.deepcopy(_state(method)), _generators()
         with _doing(cls, name):
             embedding = encode(rows)
         sound = isinstance(embedding, np.ndarray) and embedding.ndim == 2 and len(embedding) == len(rows)
@@ -308,7 +311,7 @@ def _check_encode(method: Method, data: PairedData) -> None:
         real = embedding.dtype.kind in "fiu" and bool(np.isfinite(embedding).all())
         _demand(real, cls, f"{name} must give real, finite numbers, got dtype {embedding.dtype}")
         _demand(_same(rows, given), cls, f"{name} changes the rows it was given")
-        _demand(_same(vars(method), state), cls, f"{name} changes the fitted state")
+        _demand(_same(_state(method), state), cls, f"{name} changes the fitted state")
         _demand(
             _same(_generators(), generators), cls, f"{name} draws from a global random generator or seeds one"
         )
@@ -382,9 +385,32 @@ def _check_refit(method: Method) -> None:
     cls = type(method)
     data = synthetic_data(100, 0, 20, d_image=10, d_text=11, n_classes=4, seed=1)
     fresh, used = _fit(cls(), data), _fit(method, data)
-    _demand(set(vars(used)) == set(vars(fresh)), cls, "a second fit keeps attributes of the first")
+    _demand(set(_state(used)) == set(_state(fresh)), cls, "a second fit keeps attributes of the first")
     same = _same(_embeddings(used, data.test), _embeddings(fresh, data.test))
     _demand(same, cls, "a second fit is influenced by the first")
+
+
+def _check_share(cls: type[Method], data: PairedData) -> None:
+    """With what an earlier fit hands on, every value of the grid gives what it gives alone."""
+    if cls.share is Method.share:
+        return
+    earlier = _fit(cls(), data)
+    before = _embeddings(earlier, data.test)
+    for what, parameters in [("the defaults", {}), *_variants(cls)]:
+        method, fresh = cls.resolve(parameters), _fit(cls.resolve(parameters), data)
+        with _doing(cls, f"share, with {what},"):
+            method.share(earlier)
+        found = _embeddings(_fit(method, data), data.test)
+        alike = all(map(_near, found, _embeddings(fresh, data.test)))
+        _demand(alike, cls, f"with {what}, a fit after share gives other embeddings than one without")
+        method.forget_shared()
+        _demand(
+            set(_state(method)) == set(vars(method)),
+            cls,
+            "forget_shared leaves attributes that begin with _cache",
+        )
+    same = _same(_embeddings(earlier, data.test), before)
+    _demand(same, cls, "a fit changes what it shares with an earlier one")
 
 
 # -- small parts ------------------------------------------------------------------------------------
@@ -446,6 +472,11 @@ def _sides(method: Method, pairs: Pairs) -> list[tuple[str, NDArray[np.float32],
     ]
 
 
+def _state(method: Method) -> dict[str, Any]:
+    """Parameters and learned attributes, without what is only kept for other candidates of a tuning grid."""
+    return {name: value for name, value in vars(method).items() if not name.startswith("_cache")}
+
+
 def _embeddings(method: Method, pairs: Pairs) -> tuple[NDArray[Any], NDArray[Any]]:
     with _doing(type(method), "encode"):
         return method.encode_image(pairs.images), method.encode_text(pairs.texts)
@@ -489,6 +520,12 @@ def _same(first: object, second: object) -> bool:
             _same(value, second[key]) for key, value in first.items()
         )
     return type(first) is type(second) and bool(first == second)
+
+
+def _near(first: NDArray[Any], second: NDArray[Any]) -> bool:
+    """Equality to 1e-10 of the largest element."""
+    size = float(np.abs(second).max(initial=0.0))
+    return first.shape == second.shape and np.allclose(first, second, rtol=0, atol=1e-10 * size)
 
 
 def _close(first: NDArray[Any], second: NDArray[Any]) -> bool:

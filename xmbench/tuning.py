@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from xmbench.data import Pairs
-from xmbench.errors import DeadlineExceeded, UsageError, XmbenchError
+from xmbench.errors import DeadlineExceeded, Unsupported, UsageError, XmbenchError
 from xmbench.method import FitContext, Method
 
 Mode = Literal["grid", "random"]
@@ -31,7 +31,8 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     params: dict[str, Any]
     score: float | None
-    """Mean of image->text and text->image MAP of the validation rows, default protocol; None if it failed."""
+    """Mean of image->text and text->image MAP of the validation rows, default protocol; None if it failed, or
+    the whole run did."""
     seconds: float
     reason: str | None = None
     """Why it failed."""
@@ -43,8 +44,18 @@ class Tuning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mode: Mode
     budget: int
     trials: list[Trial]
-    chosen: int
-    """Index of the winner among the trials."""
+    chosen: int | None
+    """Index of the winner among the trials; None where the run did not finish."""
+
+    def __post_init__(self) -> None:
+        if self.chosen != winner(self.trials):
+            raise ValueError("the chosen trial is not the first one with the highest validation score")
+
+
+def winner(trials: Sequence[Trial]) -> int | None:
+    """Index of the highest score, the first of equal ones; None if no trial has a score."""
+    scored = [(trial.score, -number) for number, trial in enumerate(trials) if trial.score is not None]
+    return -max(scored)[1] if scored else None
 
 
 def candidates(
@@ -57,8 +68,8 @@ def candidates(
 ) -> list[dict[str, Any]]:
     """What tuning tries: the parameters as they are, then others of the grid.
 
-    ``grid`` takes every combination, ``random`` a seeded draw of ``budget`` from them without replacement (all
-    of them where they are no more than that).
+    ``grid`` takes every combination, ``random`` a seeded draw from them without replacement, ``budget`` trials in
+    all (every combination where these are no more than that).
 
     Args:
         params: all parameters, as resolved.
@@ -71,25 +82,33 @@ def candidates(
     Raises:
         UsageError: ``grid``, and there are more combinations than the budget allows.
     """
-    free = {name: list(values) for name, values in grid.items() if name not in fixed}
+    free = {name: [_plain(value) for value in values] for name, values in grid.items() if name not in fixed}
     n = math.prod(map(len, free.values()))
-    combinations = np.arange(n) if n <= 4 * budget else None
-    if n > budget:
+    trials = n + any(
+        params.get(name) not in values for name, values in free.items()
+    )  # beside them: as they are
+    numbers: Sequence[int] = range(n)
+    if trials > budget:
         if mode == "grid":
             raise UsageError(
-                f"the grid over {', '.join(free)} has {n} combinations, the budget allows {budget}: raise --budget, "
+                f"the grid over {', '.join(free)} takes {trials} trials, the budget allows {budget}: raise --budget, "
                 "or take --tune random"
             )
-        combinations = np.random.default_rng(seed).choice(n, size=budget, replace=False)
+        numbers = np.random.default_rng(seed).choice(n, size=min(n, budget), replace=False).tolist()
     found = [dict(params)]
-    for number in combinations if combinations is not None else ():
-        candidate, rest = dict(params), int(number)
+    for number in numbers:
+        candidate, rest = dict(params), number
         for name, values in free.items():
             rest, index = divmod(rest, len(values))
             candidate[name] = values[index]
         if candidate not in found:
             found.append(candidate)
     return found[:budget]
+
+
+def _plain(value: object) -> object:
+    """A number of numpy's as one of Python's, which JSON can hold."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def tune(
@@ -101,7 +120,7 @@ def tune(
 ) -> tuple[Method, list[Trial], int]:
     """Fit every candidate on the training pairs; keep the one with the highest validation score.
 
-    A candidate that fails costs a trial, unless all of them do.
+    A candidate that fails, or has no score, costs a trial, unless all of them do.
 
     Args:
         make: parameters -> an unfitted method.
@@ -128,14 +147,18 @@ def tune(
             if previous is not None:
                 method.share(previous)
             method.fit(train, validation, context=replace(context, progress=progress))
-            score = context.validation_score(method)
+            score = float(context.validation_score(method))
+            if not math.isfinite(score):
+                raise Unsupported(
+                    "no validation row has a relevant one among the others, so that nothing can be chosen"
+                )
         except DeadlineExceeded:
             raise
-        except (XmbenchError, ArithmeticError, ValueError) as error:
+        except Exception as error:  # a method may raise anything
             failure = failure or error
-            trials.append(Trial(dict(params), None, time.perf_counter() - start, str(error)[:300]))
+            trials.append(Trial(dict(params), None, time.perf_counter() - start, _reason(error)))
             continue
-        trials.append(Trial(dict(params), float(score), time.perf_counter() - start))
+        trials.append(Trial(dict(params), score, time.perf_counter() - start))
         previous = method
         if best is None or score > best[0]:
             best = (score, number, method)
@@ -144,6 +167,11 @@ def tune(
         raise failure
     best[2].forget_shared()
     return best[2], trials, best[1]
+
+
+def _reason(error: Exception) -> str:
+    text = str(error) if isinstance(error, XmbenchError) else f"{type(error).__name__}: {error}"
+    return text if len(text) <= 300 else text[:300] + " ..."
 
 
 def _report(
