@@ -28,6 +28,7 @@ from xmbench.plan import Places, Plan, Request
 from xmbench.protocol import PROTOCOLS
 from xmbench.record import Record, Results
 from xmbench.registry import Registry
+from xmbench.tuning import Trial, Tuning
 
 if os.environ.get("CI") != "true":  # there, its absence is a failure
     pytest.importorskip("matplotlib", reason="needs the extra `plots`")
@@ -291,6 +292,7 @@ def test_the_newest_of_equal_runs_stays_and_two_named_ones_are_refused(results, 
         ({"dataset": {"features": "a+b"}}, r"features \("),
         ({"dataset": {"scaling": "none+none"}}, r"scaling \("),
         ({"protocol": PROTOCOLS["l2"].to_dict()}, r"protocol \(default, l2\)"),
+        ({"tuning": Tuning("random", 4, [Trial({}, 0.5, 0.1)], 0)}, r"tuning \(none, random 4\)"),
     ],
 )
 def test_different_data_or_protocols_do_not_share_a_figure(results, model, fields, words):

@@ -309,7 +309,7 @@ def _rerun(options: dict[str, Any], registry: Registry, folder: Path) -> None:
 
     from xmbench import leaderboard as board
     from xmbench.errors import LeaderboardDrift
-    from xmbench.plan import Plan, Request, Reuse
+    from xmbench.plan import Plan, Request
     from xmbench.protocol import Protocol
 
     committed = board.read_board(folder, options["rerun"])
@@ -340,7 +340,7 @@ def _rerun(options: dict[str, Any], registry: Registry, folder: Path) -> None:
                 tuning=(first.tuning.mode, first.tuning.budget) if first.tuning else None,
             )
             plan = Plan(request, registry, _places(options["data_dir"], scratch), reporter.progress)
-            anew += plan.run(reuse=Reuse(fresh=True, keep_embeddings=False), on_event=reporter.on_event)
+            anew += plan.run(on_event=reporter.on_event)  # the folder is new: only other protocols re-use fits
     moved = board.compare(wanted, anew)
     if moved:
         raise LeaderboardDrift("scores moved since the leaderboard was made:\n" + "\n".join(moved))

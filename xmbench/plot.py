@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
-_GROUP = ("dataset", "split", "features", "scaling", "protocol")
+_GROUP = ("dataset", "split", "features", "scaling", "protocol", "tuning")
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito 2008
 _LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1.5, 1, 1.5, 1, 1.5)))
 _MARKERS = "osD^vPX*"
@@ -146,7 +146,7 @@ def _newest(results: Results, dataset: str | None, protocol: str | None) -> list
 def _refuse_mixtures(runs: Sequence[Run]) -> None:
     values = list(zip(*(group_key(run.record) for run in runs), strict=True))
     differ = [
-        f"{field} ({', '.join(clean(value) for value in sorted(set(found)))})"
+        f"{field} ({', '.join(clean(value) or 'none' for value in sorted(set(found)))})"
         for field, found in zip(_GROUP, values, strict=True)
         if len(set(found)) > 1
     ]
