@@ -340,9 +340,7 @@ def _rerun(options: dict[str, Any], registry: Registry, folder: Path) -> None:
                 tuning=(first.tuning.mode, first.tuning.budget) if first.tuning else None,
             )
             plan = Plan(request, registry, _places(options["data_dir"], scratch), reporter.progress)
-            anew += plan.run(
-                on_event=reporter.on_event
-            )  # the folder is new: only other protocols re-use fits
+            anew += plan.run(on_event=reporter.on_event)  # the folder is new: only other protocols re-use fits
     moved = board.compare(wanted, anew)
     if moved:
         raise LeaderboardDrift("scores moved since the leaderboard was made:\n" + "\n".join(moved))
