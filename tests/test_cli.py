@@ -24,6 +24,7 @@ import pytest
 import xmbench
 from xmbench import cli
 from xmbench.evaluation import TASKS
+from xmbench.protocol import PROTOCOLS
 from xmbench.record import Results, decode
 
 PLUGIN = '''
@@ -723,6 +724,8 @@ def test_evaluate_takes_a_protocol_and_an_engine(call, tmp_path):
     l2 = xmbench.Protocol(**found["protocol"])
     expected = xmbench.evaluate(images, texts, labels, l2).tasks["image->text"].mean_average_precision
     assert found["tasks"]["image->text"]["mean_average_precision"] == pytest.approx(expected, abs=1e-12)
+    flagged = json.loads(call("evaluate", *arguments, "--json", "--protocol", "test-zscore").out)
+    assert found["flags"] == [] and flagged["flags"] == list(PROTOCOLS["test-zscore"].flags)
     answer = call("evaluate", *arguments, "--protocol", "l3")
     assert answer.code == 2 and "did you mean l2?" in answer.err
 

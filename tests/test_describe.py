@@ -107,6 +107,8 @@ def test_scores_are_written_to_four_digits(protocol):
     texts[0] = 0
     scores = evaluate(images, texts, np.arange(60) % 3, protocol)
     written = scores_text(scores)
+    warned = [line for line in written.splitlines() if line.startswith("Warning: ")]
+    assert warned == [f"Warning: {flag}." for flag in protocol.flags]
     lines = [line.split() for line in written.splitlines() if "->" in line]
     assert list(dict.fromkeys(line[0] for line in lines)) == list(TASKS)
     for name, task in scores.tasks.items():

@@ -33,6 +33,7 @@ from evaluation_oracles import (
 from xmbench.errors import InvalidParameter, MissingDependency
 from xmbench.evaluation import TASKS, engines, evaluate, ranks, retrieve
 from xmbench.evaluation.engines import CpuEngine, TorchEngine, choose_engine
+from xmbench.evaluation.similarity import Comparison
 from xmbench.protocol import DEFAULT
 
 MEBIBYTE = 2**20
@@ -170,6 +171,31 @@ def test_threads_change_no_bit_at_full_size(engine):
     found = [retrieve(queries, gallery, left, right, engine=engine, threads=n) for n in (1, 2, 3)]
     assert_identical(found[1], found[0])
     assert_identical(found[2], found[0])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_hold_for_the_blas_too(threads, monkeypatch):
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    def blas():
+        own = [p for p in threadpool_info() if p["user_api"] == "blas" and "numpy" in p["filepath"]]
+        return max([pool["num_threads"] for pool in own], default=0)
+
+    seen, products = set(), Comparison.products
+
+    def watched(self, queries, out):
+        seen.add(blas())
+        products(self, queries, out)
+
+    monkeypatch.setattr(Comparison, "products", watched)
+    monkeypatch.setattr(engines, "SMALL", 1)
+    images, texts, labels = pairs(n=60)
+    with threadpool_limits(3, user_api="blas"):
+        if blas() != 3:
+            pytest.skip("this BLAS cannot be given three threads")
+        evaluate(images, texts, labels, engine="numpy", threads=threads)
+        assert blas() == 3
+    assert max(seen) <= threads
 
 
 def test_an_error_in_a_thread_comes_out(monkeypatch):

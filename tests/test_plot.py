@@ -568,3 +568,11 @@ def test_the_command_refuses_in_words_and_writes_nothing(call, tmp_path, argumen
 def test_the_tasks_shown_by_default_are_the_two_between_modalities(made):
     drawn = plot.figure("per-class", plot.choose(made, []))
     assert [panel.get_title() for panel in drawn.axes] == [task.replace("->", "→") for task in BIMODAL]
+
+
+def test_a_file_that_cannot_be_written_is_refused_in_words(tmp_path):
+    from matplotlib.figure import Figure
+
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"cannot be written.*--output"):
+        plot.write(Figure(), tmp_path / "file" / "figure.png")

@@ -491,3 +491,19 @@ def test_z_scores_do_not_depend_on_the_unit(post, power):
     found = evaluate(images * queries_only, texts * queries_only, labels, replace(DEFAULT, post=post))
     for task in TASKS:
         assert_same(found.tasks[task], expected.tasks[task], 1e-9)
+
+
+@pytest.mark.parametrize("engine", INSTALLED)
+def test_memory_does_not_grow_by_a_curve_for_each_block(engine, monkeypatch):
+    monkeypatch.setattr(ranks, "BLOCK_BYTES", 1)  # a query a block, as in galleries of 2^18 items
+    generator = np.random.default_rng(12)
+    queries, gallery = generator.normal(size=(4000, 4)), generator.normal(size=(1000, 4))
+    left, right = generator.integers(500, size=4000), generator.integers(500, size=1000)
+    retrieve(queries[:2], gallery, left[:2], right, engine=engine)  # imports
+    tracemalloc.start()
+    try:
+        retrieve(queries, gallery, left, right, engine=engine, threads=1, working_bytes=2**20)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 16 * 2**20  # three curves of 1,000 for every query would take 96 MB

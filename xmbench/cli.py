@@ -340,7 +340,9 @@ def _rerun(options: dict[str, Any], registry: Registry, folder: Path) -> None:
                 tuning=(first.tuning.mode, first.tuning.budget) if first.tuning else None,
             )
             plan = Plan(request, registry, _places(options["data_dir"], scratch), reporter.progress)
-            anew += plan.run(on_event=reporter.on_event)  # the folder is new: only other protocols re-use fits
+            anew += plan.run(
+                on_event=reporter.on_event
+            )  # the folder is new: only other protocols re-use fits
     moved = board.compare(wanted, anew)
     if moved:
         raise LeaderboardDrift("scores moved since the leaderboard was made:\n" + "\n".join(moved))
@@ -485,7 +487,9 @@ def plot(
 )
 @click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="Results of each query.")
 @TASK
-@click.option("--html", metavar="FILE", help="Write a page with thumbnails instead.")
+@click.option(
+    "--html", type=click.Path(dir_okay=False), metavar="FILE", help="Write a page with thumbnails instead."
+)
 @RESULTS
 @DATA_DIR
 @PLUGIN
@@ -609,7 +613,10 @@ def evaluate(
         rows = {task: msgspec.to_builtins(row) for task, row in task_rows(found, names).items()}
         for task, row in rows.items():
             row["interpolated_precision"] = recall_levels(found.tasks[task])
-        _print_json({"protocol": found.protocol.to_dict(), "engine": found.engine, "tasks": rows})
+        flags = list(found.protocol.flags)
+        _print_json(
+            {"protocol": found.protocol.to_dict(), "flags": flags, "engine": found.engine, "tasks": rows}
+        )
     else:
         click.echo(scores_text(found))
 

@@ -187,7 +187,8 @@ def scores_text(scores: Scores) -> str:
     first = tabulate(ranked, headers=headers, tablefmt="simple", disable_numparse=True)
     headers = ["task", "of the first K", *(f"K = {k}" for k in scopes)]
     second = tabulate(curves, headers=headers, tablefmt="simple", disable_numparse=True)
-    return f"{first}\n\n{second}\n\nProtocol {scores.protocol.describe()}. Engine {scores.engine}."
+    warnings = "".join(f"\nWarning: {flag}." for flag in scores.protocol.flags)
+    return f"{first}\n\n{second}\n\nProtocol {scores.protocol.describe()}. Engine {scores.engine}.{warnings}"
 
 
 def recall_levels(task: TaskScores) -> dict[str, float | None]:

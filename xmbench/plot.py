@@ -333,7 +333,12 @@ def write(drawn: Figure, path: Path) -> None:
     buffer = io.BytesIO()
     with _style():
         drawn.savefig(buffer, format=path.suffix[1:], metadata=undated[path.suffix])
-    atomic_write(path, buffer.getvalue())
+    try:
+        atomic_write(path, buffer.getvalue())
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be written: {error.strerror or error}; name another file with --output"
+        ) from error
 
 
 def _style() -> AbstractContextManager[Any]:

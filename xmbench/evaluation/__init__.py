@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from xmbench._io import source_digest
 from xmbench.data import check_labels
 from xmbench.errors import InvalidInput, InvalidParameter
-from xmbench.evaluation.engines import Engine, choose_engine
+from xmbench.evaluation.engines import choose_engine
 from xmbench.evaluation.metrics import RECALL_LEVELS, BlockScores, Measures
 from xmbench.evaluation.pairs import TASKS, Paired, compare
 from xmbench.evaluation.ranking import Ranking, rank
@@ -203,28 +203,43 @@ def _score(
     measures = Measures(protocol, size, resources.curves)
     ties: Any = protocol.ties if "index" in protocol.ties else "groups"
     task = Task(comparison, Relevance(query_labels, gallery_labels), excluded, ties)
-    name, blocks = _run(engine, task, measures)
-    return name, _summary(blocks, query_labels, comparison, size, protocol)
+    totals = _Totals()
 
-
-def _run(engine: Engine, task: Task, measures: Measures) -> tuple[str, list[BlockScores]]:
     def measure(at: slice, groups: Groups) -> BlockScores:
         return measures(groups, at.stop - at.start)
 
-    return f"{engine.name} {task.comparison.dtype}", engine.run(task, measure)
+    engine.run(task, measure, totals.add)
+    return f"{engine.name} {comparison.dtype}", _summary(totals, query_labels, comparison, size, protocol)
+
+
+class _Totals:
+    """Scores of all blocks: values of queries side by side, curves added up, so that memory does not grow by them."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[NDArray[np.float64]]] = {}
+        self._sums: dict[str, Any] = {}
+
+    def add(self, block: BlockScores) -> None:
+        for field in ("average_precision", "chance", "r_precision", "reciprocal_rank"):
+            self._values.setdefault(field, []).append(getattr(block, field))
+        for field in ("precision", "recall", "ndcg", "interpolated"):
+            self._sums[field] = self._sums.get(field, 0) + getattr(block, field)
+
+    def values(self, field: str) -> NDArray[np.float64]:
+        return np.concatenate(self._values[field])
+
+    def curve(self, field: str) -> NDArray[np.float64]:
+        return np.asarray(self._sums[field])
 
 
 def _summary(
-    blocks: Sequence[BlockScores],
+    totals: _Totals,
     labels: NDArray[Any],
     comparison: Comparison,
     size: int,
     protocol: Protocol,
 ) -> TaskScores:
-    def every(field: str) -> NDArray[np.float64]:
-        return np.concatenate([getattr(block, field) for block in blocks])
-
-    average = every("average_precision")
+    average = totals.values("average_precision")
     answered = np.isfinite(average)
     n_answered = int(answered.sum())
 
@@ -232,7 +247,7 @@ def _summary(
         return float(values[answered].mean()) if n_answered and len(values) else float("nan")
 
     def curve(field: str) -> NDArray[np.float64]:
-        return np.asarray(sum(getattr(block, field) for block in blocks) / (n_answered or np.nan))
+        return totals.curve(field) / (n_answered or np.nan)
 
     known = labels[answered]
     if labels.ndim == 2:
@@ -245,13 +260,13 @@ def _summary(
     return TaskScores(
         mean_average_precision=mean(average),
         average_precision=average,
-        chance=mean(every("chance")),
+        chance=mean(totals.values("chance")),
         precision=curve("precision"),
         recall=curve("recall"),
         ndcg=curve("ndcg"),
         interpolated_precision=curve("interpolated"),
-        r_precision=mean(every("r_precision")),
-        mean_reciprocal_rank=mean(every("reciprocal_rank")),
+        r_precision=mean(totals.values("r_precision")),
+        mean_reciprocal_rank=mean(totals.values("reciprocal_rank")),
         per_class=per_class,
         n_queries=comparison.n,
         n_unanswerable=comparison.n - n_answered,

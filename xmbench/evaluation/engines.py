@@ -35,8 +35,10 @@ class Engine(Protocol):
 
     name: str
 
-    def run(self, task: Task, measure: Callable[[slice, Groups], Result]) -> list[Result]:
-        """``measure(queries, groups)`` of every block of queries, in order."""
+    def run(
+        self, task: Task, measure: Callable[[slice, Groups], Result], collect: Callable[[Result], None]
+    ) -> None:
+        """Hand ``measure(queries, groups)`` of every block of queries to ``collect``, in order, one at a time."""
 
 
 class CpuEngine:
@@ -61,7 +63,9 @@ class CpuEngine:
         self._groups = numba_groups if compiled else numpy_groups
         self.threads, self.tile_bytes = threads, tile_bytes
 
-    def run(self, task: Task, measure: Callable[[slice, Groups], Result]) -> list[Result]:
+    def run(
+        self, task: Task, measure: Callable[[slice, Groups], Result], collect: Callable[[Result], None]
+    ) -> None:
         """See :class:`Engine`."""
         comparison, local = task.comparison, threading.local()
         threads = 1 if comparison.n * comparison.size < SMALL else self.threads or _blas_threads()
@@ -91,9 +95,15 @@ class CpuEngine:
 
         starts = range(0, comparison.n, step)
         if threads == 1 or len(starts) == 1:
-            return [result for start in starts for result in tile(start)]
+            with _blas().limit(limits=self.threads):  # None: as many as it has
+                for start in starts:
+                    for result in tile(start):
+                        collect(result)
+            return
         with _blas().limit(limits=1), ThreadPoolExecutor(threads) as pool:
-            return [result for results in pool.map(tile, starts) for result in results]
+            for results in pool.map(tile, starts):
+                for result in results:
+                    collect(result)
 
 
 @cache
@@ -135,14 +145,15 @@ class TorchEngine:
             raise InvalidParameter(f"device {device!r} cannot be used: {reason}; try --device cpu") from error
         self.tile_bytes = tile_bytes
 
-    def run(self, task: Task, measure: Callable[[slice, Groups], Result]) -> list[Result]:
+    def run(
+        self, task: Task, measure: Callable[[slice, Groups], Result], collect: Callable[[Result], None]
+    ) -> None:
         """See :class:`Engine`."""
         import torch
 
         comparison = task.comparison
         if self.device.type == "mps" and comparison.dtype == np.float64:
             raise InvalidParameter("device 'mps' has no float64; take --precision float32, or --device cpu")
-        results = []
         with _exact_products(self.device.type), torch.inference_mode():
             gallery = torch.cat([self._put(block) for _, block in comparison.gallery()])
             squares = self._put(comparison.squares)
@@ -157,10 +168,7 @@ class TorchEngine:
                     stop = min(first + task.block, at.stop)
                     low, high = np.searchsorted(query, [first - start, stop - start])
                     block = [column[low:high] for column in columns]
-                    results.append(
-                        measure(slice(first, stop), Groups(block[0] - (first - start), *block[1:]))
-                    )
-        return results
+                    collect(measure(slice(first, stop), Groups(block[0] - (first - start), *block[1:])))
 
     def _groups(
         self, task: Task, at: slice, gallery: Any, squares: Any, codes: Any
