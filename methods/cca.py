@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from xmbench.data import Pairs
 from xmbench.errors import InvalidParameter
-from xmbench.linalg import align_signs, choose_components, mean_scatter, whiten
-from xmbench.method import FitContext, Method, MethodInfo
+from xmbench.linalg import align_signs, choose_components, leading_singular, whiten_views
+from xmbench.method import FitContext, MethodInfo
+
+from ._sharing import Projections
 
 
-class Cca(Method):
+class Cca(Projections):
     """Projections of both modalities with the largest correlations, regularised by a ridge.
 
     Objective, for centred X (n, d_image) and T (n, d_text)::
 
         max tr(P' X'T Q)   subject to   P'(X'X + r_x I)P = Q'(T'T + r_t I)Q = (n - 1) I
 
-    Solver: ridge-whiten both modalities through their thin SVD, then one SVD of the whitened cross
-    product; nothing is inverted, and no n x n or d x d matrix is formed beside the factors. With n < d and
-    no ridge every correlation is 1 and the projections mean nothing: that is what ``preset=unregularised``
-    shows. They are not even determined then: another BLAS gives other ones, and other scores near chance.
+    Solver: ridge-whiten both modalities, X Z_x with Z_x'(X'X + r_x I)Z_x = I, then the leading singular vectors of
+    Z_x'X'T Z_t. ``route_`` names how each modality was whitened, all to the same ten digits: ``cholesky``, the
+    inverse factor of X'X + r_x I, summed in blocks of rows; ``eigh``, eigenvectors of X'X, where it is small or its
+    rank in doubt; ``dual``, those of the n x n matrix XX', with fewer rows than columns; ``svd`` of the rows,
+    where squaring them would cost digits (no ridge and few rows, or a very small ridge). Directions below
+    1e-6 of the largest singular value count as rounding noise and are cut.
+
+    With n < d and no ridge every correlation is 1 and the projections mean nothing: that is what
+    ``preset=unregularised`` shows. They are not even determined then: another BLAS gives other ones, and other
+    scores near chance.
 
     Args:
         n_components: dimension k of the common space; None for the number of classes, or what the rank
@@ -32,7 +39,7 @@ class Cca(Method):
             validation score over the default splits of pascal, wikipedia and emoji together.
 
     Learned: ``image_weights_`` (d_image, k), ``text_weights_`` (d_text, k), ``image_mean_``, ``text_mean_``,
-    ``correlations_`` (k,): the regularised correlations, descending.
+    ``correlations_`` (k,): the regularised correlations, descending; ``route_``: see above.
 
     Source: Hotelling, "Relations between two sets of variates", Biometrika 1936; the ridge is that of
     Vinod, "Canonical ridge and econometrics of joint production", J. Econometrics 1976.
@@ -60,23 +67,18 @@ class Cca(Method):
     def _fit(self, train: Pairs, validation: Pairs | None, context: FitContext) -> None:
         if not 0 <= self.ridge < np.inf:
             raise InvalidParameter(f"Cca.ridge: expected at least 0, got {self.ridge}")
-        X, T = train.images.astype(np.float64), train.texts.astype(np.float64)
-        self.image_mean_, self.text_mean_ = X.mean(axis=0), T.mean(axis=0)
-        X -= self.image_mean_
-        T -= self.text_mean_
-        Wx, Mx = whiten(X, self.ridge * mean_scatter(X))
-        Wt, Mt = whiten(T, self.ridge * mean_scatter(T))
-        k = choose_components(self.n_components, min(Wx.shape[1], Wt.shape[1]), train.n_classes)
-        A, R, Bt = np.linalg.svd(Wx.T @ Wt, full_matrices=False)
-        scale = np.sqrt(len(train) - 1)
-        self.image_weights_, self.text_weights_ = align_signs(scale * Mx @ A[:, :k], scale * Mt @ Bt[:k].T)
-        self.correlations_ = R[:k]
-
-    def _encode_image(self, images: NDArray[np.float32]) -> NDArray[Any]:
-        return np.asarray((images - self.image_mean_) @ self.image_weights_)
-
-    def _encode_text(self, texts: NDArray[np.float32]) -> NDArray[Any]:
-        return np.asarray((texts - self.text_mean_) @ self.text_weights_)
+        n, c = len(train), train.n_classes
+        wanted = c if self.n_components is None else self.n_components
+        white = whiten_views((train.images, train.texts), self.ridge, wanted, kept=self._kept(train))
+        k = choose_components(self.n_components, min(Z.rank for Z in white.maps), c)
+        C = white.between[0, 1]
+        A, R, B = leading_singular(C, k)
+        self.image_mean_, self.text_mean_ = white.means
+        Zx, Zt = white.maps
+        scale = np.sqrt(n - 1)
+        self.image_weights_, self.text_weights_ = align_signs(scale * Zx.weights(A), scale * Zt.weights(B))
+        self.correlations_ = R
+        self.route_ = {"image": Zx.route, "text": Zt.route}
 
 
 METHOD = Cca

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from xmbench.data import Pairs
-from xmbench.linalg import RANK_TOLERANCE, choose_components, leading_singular
-from xmbench.method import FitContext, Method, MethodInfo
+from xmbench.linalg import (
+    RANK_TOLERANCE,
+    Matrix,
+    centred_blocks,
+    choose_components,
+    leading_singular,
+    once,
+    scatter,
+)
+from xmbench.method import FitContext, MethodInfo
+
+from ._sharing import Projections
 
 
-class Cfa(Method):
+class Cfa(Projections):
     """Orthonormal projections that bring the two modalities of a pair nearest to each other.
 
     Objective, for centred X (n, d_image) and T (n, d_text)::
@@ -20,7 +29,8 @@ class Cfa(Method):
         min ||X A - T B||_F^2   subject to   A'A = B'B = I
 
     With square A and B the optimum is the SVD X'T = A S B'; the first k columns maximise tr(A'X'T B), the sum
-    of the k largest singular values. Not invariant to the scale of the features.
+    of the k largest singular values. Not invariant to the scale of the features. X'T is summed in blocks of rows;
+    its leading triplets come from Lanczos while k is small against it, and from a full SVD otherwise.
 
     Args:
         n_components: dimension k of the common space; None for the number of classes, or what the rank
@@ -46,23 +56,20 @@ class Cfa(Method):
         self.n_components = n_components
 
     def _fit(self, train: Pairs, validation: Pairs | None, context: FitContext) -> None:
-        X, T = train.images.astype(np.float64), train.texts.astype(np.float64)
-        self.image_mean_, self.text_mean_ = X.mean(axis=0), T.mean(axis=0)
-        X -= self.image_mean_
-        T -= self.text_mean_
-        cross = X.T @ T
+        views = (train.images, train.texts)
+        means = [rows.mean(axis=0, dtype=np.float64) for rows in views]
+        self.image_mean_, self.text_mean_ = means
+
+        def product() -> Matrix:
+            return scatter(centred_blocks(views, means), within=False).between[0, 1]
+
+        cross = once(self._kept(train), "cross product", product)
         most = min(*cross.shape, len(train) - 1)
         k = choose_components(self.n_components, most, train.n_classes)
         A, S, B = leading_singular(cross, k)
         rank = int((RANK_TOLERANCE * S.max(initial=0.0) < S).sum())
         k = choose_components(self.n_components, rank, train.n_classes)
         self.image_weights_, self.text_weights_, self.singular_values_ = A[:, :k], B[:, :k], S[:k]
-
-    def _encode_image(self, images: NDArray[np.float32]) -> NDArray[Any]:
-        return np.asarray((images - self.image_mean_) @ self.image_weights_)
-
-    def _encode_text(self, texts: NDArray[np.float32]) -> NDArray[Any]:
-        return np.asarray((texts - self.text_mean_) @ self.text_weights_)
 
 
 METHOD = Cfa

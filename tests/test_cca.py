@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.io import loadmat
-from scipy.linalg import eigh
+from scipy.linalg import eigh, svd
 from sklearn.cross_decomposition import CCA as SklearnCCA
 
 import xmbench
@@ -276,3 +276,151 @@ def test_the_rank_of_features_whose_rows_sum_to_one_is_found(data_dir):
             Cca(n_components=10).fit(pairs_of(images, texts))
         with pytest.raises(InvalidParameter, match=r"expected 1\.\.127, the rank"):
             Cca(n_components=128, ridge=0.0).fit(pairs_of(images, images))
+
+
+# -- routes -----------------------------------------------------------------------------------------
+
+
+def by_svd(X, T, k: int, ridge: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Correlations and training scores through the thin SVD of both modalities."""
+    sides = []
+    for rows in (centred(X), centred(T)):
+        U, s, _ = svd(rows, full_matrices=False)
+        U, s = U[:, s > 1e-6 * s[0]], s[s > 1e-6 * s[0]]
+        r = ridge * (rows**2).sum() / rows.shape[1]
+        sides.append((U * (s / np.sqrt(s**2 + r)), U * (s**2 / (s**2 + r))))
+    A, R, Bt = svd(sides[0][0].T @ sides[1][0], full_matrices=False)
+    scale = np.sqrt(len(X) - 1)
+    return R[:k], scale * sides[0][0] @ A[:, :k], scale * sides[1][0] @ Bt[:k].T
+
+
+def assert_same_scores(found, expected, atol: float) -> None:
+    assert_allclose(found * np.sign((found * expected).sum(axis=0)), expected, atol=atol)
+
+
+@pytest.mark.parametrize("ridge", [1e-9, 1e-3, 0.1, 10.0])
+@pytest.mark.parametrize(
+    ("shape", "routes"),
+    [
+        ((80, 7, 5), ("eigh", "eigh")),
+        ((620, 540, 515), ("cholesky", "cholesky")),
+        ((620, 540, 20), ("cholesky", "eigh")),
+        ((60, 90, 200), ("dual", "dual")),
+        ((60, 90, 20), ("dual", "eigh")),
+    ],
+    ids=str,
+)
+def test_every_route_gives_what_the_svd_gives(shape, routes, ridge):
+    X, T = correlated(*shape)
+    method = fit(X, T, k=4, ridge=ridge)
+    if ridge > 1e-6:
+        assert tuple(method.route_.values()) == routes
+    R, F, G = by_svd(X, T, 4, ridge)
+    assert_allclose(method.correlations_, R, atol=1e-10)
+    if np.diff(-R).min() > 1e-6:  # equal correlations leave the projections undetermined
+        assert_same_scores(method.encode_image(X), F, 1e-6)
+        assert_same_scores(method.encode_text(T), G, 1e-6)
+
+
+def test_a_ridge_that_squaring_the_rows_would_drown_takes_the_svd():
+    X, T = correlated(200, 30, 20)
+    X[:, 0] *= 1e4
+    method = fit(X, T, k=4, ridge=1e-8)
+    assert method.route_["image"] == "svd"
+    assert_allclose(method.correlations_, by_svd(X, T, 4, 1e-8)[0], atol=1e-10)
+
+
+@pytest.mark.parametrize(("noise", "route"), [(1e-1, "eigh"), (1e-2, "eigh"), (1e-5, "svd")])
+def test_without_a_ridge_ill_conditioned_rows_lose_no_digit(noise, route):
+    """Columns that differ by little: squared, the differences are a share of noise^2 of the whole."""
+    X, T = correlated(200, 12, 8)
+    X[:, 6:] = X[:, :6] + noise * X[:, 6:]
+    method = fit(X, T, k=8)
+    assert method.route_["image"] == route
+    assert_allclose(method.correlations_, by_svd(X, T, 8, 0.0)[0], atol=1e-10)
+
+
+def test_wide_views_of_low_rank_are_not_taken_for_full_ones():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((900, 5)) @ rng.standard_normal((5, 600))
+    method = fit(X, X[:, :550], ridge=1.0, k=5)
+    assert method.route_ == {"image": "cholesky", "text": "cholesky"}
+    with pytest.raises(InvalidParameter, match=r"expected 1\.\.5, the rank of the training data, got 6"):
+        fit(X, X[:, :550], ridge=1.0, k=6)
+
+
+def test_sums_over_many_blocks_are_those_over_one(monkeypatch):
+    X, T = correlated(800, 30, 20)
+    whole = fit(X, T, k=4, ridge=0.1)
+    monkeypatch.setattr("xmbench.linalg.BLOCK", 30 * 7)
+    assert_allclose(fit(X, T, k=4, ridge=0.1).image_weights_, whole.image_weights_, atol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(80, 7, 5), (620, 540, 20), (60, 90, 20)], ids=str)
+def test_a_shared_fit_is_a_fresh_one(shape):
+    X, T = correlated(*shape)
+    pairs, previous = pairs_of(X, T), None
+    for ridge in (10.0, 1.0, 0.1, 0.0, 1e-9, 1.0):
+        method, fresh = Cca(ridge=ridge), Cca(ridge=ridge).fit(pairs)
+        if previous is not None:
+            method.share(previous)
+        method.fit(pairs)
+        assert_array_equal(method.image_weights_, fresh.image_weights_)
+        assert_array_equal(method.encode_text(T), fresh.encode_text(T))
+        assert method.n_parameters == fresh.n_parameters
+        previous = method
+    previous.forget_shared()
+    assert set(vars(previous)) == set(vars(Cca().fit(pairs)))
+
+
+def test_what_is_shared_is_not_taken_for_other_pairs(tmp_path):
+    first, second = pairs_of(*correlated()), pairs_of(*correlated(seed=1))
+    method, other = Cca(), Cca()
+    method.share(Cca().fit(first))
+    other.share(method.fit(first))
+    assert_array_equal(other.fit(second).image_weights_, Cca().fit(second).image_weights_)
+    other.save(tmp_path / "cca.npz")
+    assert "_cache" not in vars(Cca.load(tmp_path / "cca.npz"))
+
+
+# -- Wikipedia --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def topics(data_dir):
+    """2,173 pairs of visual words and topics; both views lack a direction, and hold rounding noise instead."""
+    stored = loadmat(data_dir / "wikipedia" / "wikipedia_dataset" / "raw_features.mat")
+    return tuple(Scaling("zscore").fit_transform(stored[name]) for name in ("I_tr", "T_tr"))
+
+
+@pytest.mark.parametrize("ridge", [0.0, 1e-3, 0.1, 10.0])
+def test_on_rank_deficient_features_the_route_makes_no_difference(topics, ridge):
+    method = fit(*topics, k=9, ridge=ridge)
+    assert method.route_ == {"image": "eigh", "text": "eigh"}
+    R, F, G = by_svd(*topics, 9, ridge)
+    assert_allclose(method.correlations_, R, atol=1e-10)
+    assert_same_scores(method.encode_image(topics[0]), F, 1e-6)
+    assert_same_scores(method.encode_text(topics[1]), G, 1e-6)
+
+
+def test_projected_to_their_rank_scikit_learn_agrees_on_them(topics):
+    """On the raw columns its iterations end elsewhere: .5458 for .5577."""
+    full = []
+    for rows in topics:
+        U, s, _ = svd(centred(rows), full_matrices=False)
+        full.append(U[:, s > 1e-6 * s[0]] * s[s > 1e-6 * s[0]])
+    assert [rows.shape[1] for rows in full] == [127, 9]
+    reference = SklearnCCA(n_components=3, scale=False, max_iter=5000, tol=1e-12)
+    F, G = reference.fit_transform(*full)
+    expected = [np.corrcoef(F[:, j], G[:, j])[0, 1] for j in range(3)]
+    found = fit(*topics, k=9).correlations_
+    assert_allclose(found[:3], expected, atol=1e-6)
+    assert found[0] == pytest.approx(0.5577, abs=5e-5)
+
+
+def test_on_them_variates_are_white(topics):
+    method = fit(*topics, k=9)
+    F, G, n = method.encode_image(topics[0]), method.encode_text(topics[1]), len(topics[0])
+    assert_allclose(F.T @ F / (n - 1), np.eye(9), atol=1e-9)
+    assert_allclose(G.T @ G / (n - 1), np.eye(9), atol=1e-9)
+    assert_allclose(F.T @ G / (n - 1), np.diag(method.correlations_), atol=1e-9)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.io import loadmat
 from sklearn.cross_decomposition import PLSSVD
 
 from xmbench import Pairs
 from xmbench.errors import InvalidParameter, Unsupported
 from xmbench.registry import Registry
+from xmbench.scaling import Scaling
 from xmbench.testing import synthetic_pairs
 
 Cca, Cfa = Registry().method("cca"), Registry().method("cfa")
@@ -175,3 +177,39 @@ def test_a_modality_whose_rows_are_all_the_same_is_refused(shape, constant, side
 def test_a_single_pair_is_refused():
     with pytest.raises(Unsupported, match="all the same"):
         Cfa().fit(synthetic_pairs(1))
+
+
+def test_sums_over_many_blocks_are_those_over_one(monkeypatch):
+    X, T = views(300, 30, 20)
+    whole = fit(X, T, k=4)
+    monkeypatch.setattr("xmbench.linalg.BLOCK", 30 * 7)
+    blocks = fit(X, T, k=4)
+    assert_allclose(blocks.image_weights_, whole.image_weights_, atol=1e-10)
+    assert_allclose(blocks.singular_values_, whole.singular_values_, rtol=1e-12)
+
+
+def test_a_shared_fit_is_a_fresh_one():
+    pairs, previous = pairs_of(*views(120, 90, 70)), None
+    for k in (3, 5, 20, 4):
+        method, fresh = Cfa(n_components=k), Cfa(n_components=k).fit(pairs)
+        if previous is not None:
+            method.share(previous)
+        method.fit(pairs)
+        assert_array_equal(method.image_weights_, fresh.image_weights_)
+        assert_array_equal(method.text_weights_, fresh.text_weights_)
+        assert method.n_parameters == fresh.n_parameters
+        previous = method
+
+
+def test_on_wikipedia_it_is_the_nuclear_norm_and_scikit_learns(data_dir):
+    stored = loadmat(data_dir / "wikipedia" / "wikipedia_dataset" / "raw_features.mat")
+    X, T = (Scaling("zscore").fit_transform(stored[name]) for name in ("I_tr", "T_tr"))
+    method = fit(X, T, k=9)
+    A, B, cross = method.image_weights_, method.text_weights_, centred(X).T @ centred(T)
+    assert_allclose(method.singular_values_.sum(), np.linalg.norm(cross, ord="nuc"), rtol=1e-6)
+    assert_allclose(A.T @ A, np.eye(9), atol=1e-12)
+    assert_allclose(A.T @ cross @ B, np.diag(method.singular_values_), atol=1e-7)
+    reference = PLSSVD(n_components=9, scale=False).fit(X.astype(float), T.astype(float))
+    signs = np.sign((reference.x_weights_ * A).sum(axis=0))
+    assert_allclose(reference.x_weights_ * signs, A, atol=1e-8)
+    assert_allclose(reference.y_weights_ * signs, B, atol=1e-8)

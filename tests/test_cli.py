@@ -438,6 +438,13 @@ def test_did_you_mean(call, arguments, words):
         (["run", "-m", ","], "no method given"),
         (["run", "-m", "cca[ridge"], "cca[ridge"),
         (["list", "things"], "methods"),
+        (["run", "--tune", "best"], "grid"),
+        (["run", "--tune", "grid", "--budget", "0"], "--budget"),
+        (["run", "--budget", "3", "-m", "random"], "--tune grid or --tune random"),
+        (
+            ["run", "--tune", "grid", "--budget", "3", "-m", "random,cfa"],
+            "cfa: the grid over n_components takes 6",
+        ),
         (["info"], "NAME"),
         (["evaluate"], "IMAGES"),
         (["run", "surplus"], "surplus"),
@@ -712,7 +719,7 @@ def test_evaluate_takes_a_protocol_and_an_engine(call, tmp_path):
     (images, texts), labels = items()
     arguments = save(tmp_path, ".npy", labels)
     found = json.loads(call("evaluate", *arguments, "--json", "--protocol", "l2", "--engine", "numpy").out)
-    assert found["protocol"]["similarity"] == "l2" and found["engine"] == "numpy"
+    assert found["protocol"]["similarity"] == "l2" and found["engine"] == "numpy float64"
     l2 = xmbench.Protocol(**found["protocol"])
     expected = xmbench.evaluate(images, texts, labels, l2).tasks["image->text"].mean_average_precision
     assert found["tasks"]["image->text"]["mean_average_precision"] == pytest.approx(expected, abs=1e-12)
@@ -754,7 +761,6 @@ def broken_arrays() -> dict[str, tuple[str, np.ndarray, int, str]]:
         "NaN as label": ("labels", np.where(labels == 3, np.nan, labels), 2, "labels"),
         "infinity as label": ("labels", np.where(labels == 3, np.inf, labels), 2, "labels"),
         "negative labels": ("labels", labels - 1, 2, "-1"),
-        "a row without a class": ("labels", np.eye(5, dtype=int)[labels] * (labels > 0)[:, None], 2, "row 0"),
         "no multi-hot matrix": ("labels", np.eye(5, dtype=int)[labels] * 2, 2, "multi-hot"),
     }
 
@@ -835,6 +841,61 @@ def test_a_rerun_of_a_leaderboard_agrees_with_it(workshop, board):
     assert answer.code == 0, answer.err
     assert "emoji: 2 records were refitted and agree" in answer.out
     assert not (workshop.folder / "leaderboards").exists()
+
+
+TUNED = (
+    "run",
+    "-m",
+    "random,moving,boom",
+    "--seeds",
+    "0-1",
+    "--device",
+    "cpu",
+    "--tune",
+    "random",
+    "--budget",
+    "3",
+)
+
+
+def test_a_tuned_run_its_leaderboard_and_its_rerun(workshop, call, tmp_path):
+    moving = write_plugin(tmp_path, "moving", "pass")
+    text = (
+        Path(moving)
+        .read_text()
+        .replace("    def __init__", "    grid = {'size': range(1, 9)}\n\n    def __init__")
+    )
+    Path(moving).write_text(text)
+    plugins = ("--plugin", moving, "--plugin", workshop.plugin)
+    ran = call(*TUNED, *plugins, "--results", str(tmp_path / "results"))
+    assert ran.code == 1 and "tuned on validation rows (random, 3 trials)" in ran.out  # boom fails ...
+    assert (
+        ran.out.count("protocol default, tuned") == ran.out.count(", protocol default") == 1
+    )  # ... in the same table
+    assert "at most 3 trials" in ran.out and "moving: size" in ran.out
+    board, results = str(tmp_path / "boards"), Results(tmp_path / "results")
+    assert call("leaderboard", *plugins, "--results", str(results.folder), "--output", board).code == 0
+    again = call("leaderboard", *plugins, "--check", "--rerun", "emoji", "--output", board)
+    assert again.code == 0 and "emoji: 4 records were refitted and agree" in again.out, again.err
+    for record in results.newest():
+        assert (record.tuning.mode, record.tuning.budget) == ("random", 3)
+        sizes = [trial.params.get("size") for trial in record.tuning.trials]
+        assert len(sizes) == (3 if record.method.name == "moving" else 1)
+    compared = call("compare", "-d", "emoji", "--board", board)
+    assert compared.code == 0 and "moving" in compared.out and "random" in compared.out
+    untuned = call("run", "-m", "random", "--dry-run", "--results", str(results.folder))
+    assert "to run" in untuned.out and "kept" not in untuned.out
+
+
+def test_the_default_budget_is_that_of_published_tables(call):
+    from xmbench.tuning import BUDGET
+
+    assert f"[default: {BUDGET}]" in " ".join(call("run", "--help").out.split())
+    of = [
+        planned(call, "-m", "cca", "--tune", "random", *more)[0] for more in ([], ["--budget", str(BUDGET)])
+    ]
+    assert of[0]["score_id"] == of[1]["score_id"]
+    assert planned(call, "-m", "cca")[0]["score_id"] != of[0]["score_id"]
 
 
 @pytest.mark.parametrize(

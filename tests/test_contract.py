@@ -598,21 +598,113 @@ class WarmStart(Sound):
         return self
 
 
-@breaks(r"a fit after share gives other embeddings than a fresh one")
-class SharesWhatParametersChange(Sound):
+class Shares(Sound):
+    """Hands on the decomposition of X'T, for which no parameter matters."""
+
     def share(self, other):
-        self._cache = other.image_weights_[:, :2]
+        self._cache_pieces = other._cache_pieces
+
+    def _fit(self, train, validation, context):
+        found = getattr(self, "_cache_pieces", None)
+        if found is None or found[0] is not train.images:  # a fit on other pairs
+            self._cache_pieces = (train.images, *np.linalg.svd(train.images.T @ train.texts))
+        _, left, _, right = self._cache_pieces
+        k = self.n_components
+        self.image_weights_, self.text_weights_ = left[:, :k].copy(), right[:k].T.copy()
+
+
+@breaks("with preset=small, a fit after share gives other embeddings")
+class SharesWhatDependsOnAParameter(Shares):
+    def share(self, other):
+        super().share(other)
+        self._cache_k = other.n_components
 
     def _fit(self, train, validation, context):
         super()._fit(train, validation, context)
-        self.image_weights_ = getattr(self, "_cache", self.image_weights_)
-        self.text_weights_ = self.text_weights_[:, : self.image_weights_.shape[1]]
+        self.image_weights_ *= getattr(self, "_cache_k", self.n_components)
 
 
-@breaks(r"share, with \{\}, raised AttributeError")
-class SharesWhatIsNotThere(Sound):
+@breaks("with the defaults, a fit after share gives other embeddings")
+class SharesWithRounding(Shares):
     def share(self, other):
-        self._cache = other._cache
+        images, left, *rest = other._cache_pieces
+        self._cache_pieces = (images, left + 1e-8, *rest)
+
+
+@breaks("share, with the defaults, raised AttributeError")
+class SharesWhatIsNotThere(Shares):
+    def share(self, other):
+        self._cache_gram = other._cache_gram
+
+
+@breaks("a saved and loaded method gives other embeddings")
+class NeedsTheShared(Shares):
+    def _encode_image(self, images):
+        return super()._encode_image(images) + (0.0 if hasattr(self, "_cache_pieces") else 1.0)
+
+
+@breaks("forget_shared leaves attributes that begin with _cache")
+class ForgetsNothing(Shares):
+    def forget_shared(self):
+        pass
+
+
+@breaks("a fit changes what it shares with an earlier one")
+class SpoilsTheShared(Shares):
+    def share(self, other):
+        super().share(other)
+        self._cache_weights = other.image_weights_
+
+    def _fit(self, train, validation, context):
+        super()._fit(train, validation, context)
+        if hasattr(self, "_cache_weights"):
+            self._cache_weights *= 2
+
+
+@breaks("a second fit is influenced by the first")
+class TrustsTheShared(Shares):
+    def _fit(self, train, validation, context):
+        if not hasattr(self, "_cache_sum"):
+            self._cache_sum = float(train.images.sum())
+        super()._fit(train, validation, context)
+        self.image_weights_ *= self._cache_sum
+
+
+@breaks("the grid has a value twice for 'n_components'")
+class GridWithARepeat(Sound):
+    grid = {"n_components": (2, 3, 2)}
+
+
+def test_a_method_may_share_pieces_of_its_fit():
+    check_method(Shares)
+
+
+def test_shared_pieces_are_neither_counted_nor_saved(tmp_path):
+    data = synthetic_data()
+    first = Shares().fit(data.train)
+    second = Shares(n_components=2)
+    second.share(first)
+    second.fit(data.train)
+    assert second._cache_pieces is first._cache_pieces
+    assert second.n_parameters == Sound(n_components=2, jitter=0.0).fit(data.train).n_parameters
+    second.save(tmp_path / "method.npz")
+    assert not [name for name in vars(Shares.load(tmp_path / "method.npz")) if "cache" in name]
+    second.forget_shared()
+    assert not hasattr(second, "_cache_pieces") and hasattr(first, "_cache_pieces")
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_fit_after_sharing_is_the_fit_without(name):
+    data = synthetic_data()
+    first = CLASSES[name]().fit(data.train, data.validation)
+    second = CLASSES[name]()
+    second.share(first)
+    second.fit(data.train, data.validation)
+    for encode in ("encode_image", "encode_text"):
+        rows = data.test.images if encode == "encode_image" else data.test.texts
+        np.testing.assert_allclose(
+            getattr(second, encode)(rows), getattr(first, encode)(rows), rtol=0, atol=1e-10
+        )
 
 
 @pytest.mark.parametrize(("cls", "message"), [pytest.param(*case, id=case[0].__name__) for case in BROKEN])

@@ -21,6 +21,7 @@ PLUGINS = ("methods", "datasets")
 FLOORS = {
     "errors": 1,
     "linalg": 1,
+    "kernels": 1,
     "graphs": 1,
     "reuse": 1,
     "reweighting": 1,
@@ -39,11 +40,15 @@ FLOORS = {
     "datasets": 5,
     "record": 6,
     "run": 6,
+    "tuning": 6,
     "plan": 7,
     "executor": 7,
     "leaderboard": 7,
+    "matrices": 7,
+    "plot": 7,
     "report": 7,
     "stats": 7,
+    "differences": 7,
     "describe": 7,
     "examples": 7,
     "gallery": 7,
@@ -65,6 +70,7 @@ ALLOWED = {
         "data",
         "method",
         "linalg",
+        "kernels",
         "graphs",
         "reuse",
         "reweighting",
@@ -79,7 +85,7 @@ ALLOWED = {
 LATE = {"registry": {"data", "method"}}
 """What a room may import inside functions, or for type checkers, though it lies no lower."""
 
-HEAVY = {"torch", "pandas", "sklearn", "gensim", "matplotlib"}
+HEAVY = {"torch", "pandas", "sklearn", "gensim", "matplotlib", "pyarrow", "h5py"}
 
 
 @dataclass(frozen=True)

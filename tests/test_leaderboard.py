@@ -51,6 +51,7 @@ from xmbench.record import (
 )
 from xmbench.record import score_id as score_id_of
 from xmbench.registry import Registry
+from xmbench.tuning import Trial, Tuning
 
 REGISTRY = Registry()
 SOURCES = {name: plugin.source_digest()[:16] for name, plugin in REGISTRY.methods.items()}
@@ -138,9 +139,18 @@ def make(
     }
     record = Record(fit_id="", score_id="", **values)
     used = Protocol(**record.protocol)
-    fit = fit_id(record.method, record.dataset, record.seed, record.numerics, used.selection)
+    tuning = record.tuning
+    tuned = tuning and (tuning.mode, tuning.budget, [trial.params for trial in tuning.trials])
+    fit = fit_id(record.method, record.dataset, record.seed, record.numerics, used.selection, tuned)
     derived = score_id_of(fit, record.method.label, used, record.evaluator)
     return msgspec.structs.replace(record, fit_id=fit, score_id=score_id or derived)
+
+
+def tuned(*params: dict, mode: str = "random", budget: int = 4, chosen: int | None = 0) -> Tuning:
+    """A ledger over ``params``, of which the one at ``chosen`` won; None for a run that failed."""
+    ledger = params or ({"ridge": 10.0}, {"ridge": 0.1})
+    scores = [None if chosen is None else 0.5 if i == chosen else 0.25 for i in range(len(ledger))]
+    return Tuning(mode, budget, list(map(Trial, ledger, scores, [0.125] * len(ledger))), chosen)
 
 
 def failed(label: str = "cca", seed: int = 0, reason: str = "RunError: it diverged", **rest) -> Record:
@@ -413,6 +423,9 @@ def different_groups() -> list[Record]:
         make(dataset={"scaling": "l2+l2"}),
         make(protocol="l2"),
         make(dataset={"name": "other", "title": "Other"}),
+        make(tuning=tuned()),
+        make(tuning=tuned(budget=5)),
+        make(tuning=tuned(mode="grid")),
     ]
 
 
@@ -431,6 +444,43 @@ def test_the_default_protocol_comes_first():
     records = [make(protocol="all-modal-with-query"), make(protocol="l2"), make(dataset={"split": "zzz"})]
     headings = [table.heading for table in tables(records)]
     assert "protocol default" in headings[0]
+
+
+def test_a_failed_run_stands_in_the_table_that_it_was_tuned_for():
+    records = [make(tuning=tuned()), failed("cfa", tuning=tuned(chosen=None)), make("cfa")]
+    by_heading = {table.heading: [row[0] for row in table.rows] for table in tables(records)}
+    (heading,) = [
+        heading for heading in by_heading if "tuned on validation rows (random, 4 trials)" in heading
+    ]
+    assert len(by_heading) == 2 and sum("cfa" in cell for cell in by_heading[heading]) == 1
+
+
+def test_the_footer_of_a_tuned_table_says_rule_budget_and_what_was_chosen():
+    ledger = ({"ridge": 10.0, "n_components": None, "random_state": 3}, {"ridge": 0.1, "n_components": None})
+    records = [make(seed=s, split_seed=s, tuning=tuned(*ledger, chosen=int(s == 2))) for s in range(3)]
+    (line,) = [line for line in only(records).footer if line.startswith("Parameters")]
+    for words in (
+        "inside each seed's own split",
+        "mean of image→text and text→image MAP under the default protocol",
+        "the first of equal ones",
+        "at most 4 trials",
+        "a seeded draw of its grid",
+        "cca: n_components None, ridge 10.0 (2) / 0.1 (1)",
+    ):
+        assert words in line
+    assert "random_state" not in line
+    whole = only([make(tuning=tuned(mode="grid"))]).footer
+    assert any("all of its grid" in line for line in whole)
+    assert not any("trials" in line for line in only([make()]).footer)
+
+
+def test_departures_of_what_was_chosen_are_all_noted():
+    """One seed chose a ridge, the other none."""
+    records = [
+        make(seed=s, split_seed=s, tuning=tuned(), method={"departures": ["a ridge is added"] * s})
+        for s in (0, 1)
+    ]
+    assert any("cca: a ridge is added." in line for line in only(records).footer)
 
 
 def test_tables_do_not_depend_on_the_order_of_records():
@@ -760,6 +810,31 @@ def test_a_parameter_changed_in_a_record_contradicts_its_ids(board):
     edit(board / "toys.jsonl", before, after)
     with pytest.raises(InvalidRecord, match="not those that its ids were made from"):
         check_boards(board, REGISTRY)
+
+
+def test_tuned_and_untuned_runs_of_one_method_stand_side_by_side(board, tmp_path):
+    folder = tmp_path / "tuned"
+    both = [make(tuning=tuned()), make(tuning=tuned(budget=5))]
+    pages = write_boards(folder, put(tmp_path / "more", make(), *both), REGISTRY)
+    assert len(read_board(folder, "toys")) == 3
+    assert pages[0].read_text(encoding="utf-8").count("\n## ") == 3
+    assert check_boards(folder, REGISTRY) == ["toys"]
+    write_boards(folder, put(tmp_path / "again", make(tuning=tuned(), scores=0.75)), REGISTRY)
+    assert sorted(
+        record.metrics["image->text"].mean_average_precision for record in read_board(folder, "toys")
+    ) == [
+        0.5,
+        0.5,
+        0.75,
+    ]
+
+
+def test_a_changed_trial_contradicts_the_ids(tmp_path):
+    folder = tmp_path / "tuned"
+    write_boards(folder, put(tmp_path / "more", make(tuning=tuned())), REGISTRY)
+    edit(folder / "toys.jsonl", '"ridge":0.1', '"ridge":0.2')
+    with pytest.raises(InvalidRecord, match="its parameters"):
+        check_boards(folder, REGISTRY)
 
 
 def test_a_stale_record_does_not_replace_a_committed_one_of_the_present_code(board, tmp_path):

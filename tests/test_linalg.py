@@ -10,10 +10,15 @@ from xmbench.errors import InvalidParameter, Unsupported
 from xmbench.linalg import (
     RANK_TOLERANCE,
     align_signs,
+    centred_blocks,
     choose_components,
     leading_singular,
     mean_scatter,
+    multiview_directions,
+    scatter,
     whiten,
+    whiten_scatter,
+    whiten_views,
 )
 
 
@@ -115,6 +120,16 @@ def test_lanczos_finds_repeated_singular_values():
     assert_allclose(found[0].T @ found[0], np.eye(6), atol=1e-8)
 
 
+def test_values_too_close_for_lanczos_are_found_all_the_same():
+    rng = np.random.default_rng(11)
+    left, right = (np.linalg.qr(rng.standard_normal((d, 300)))[0] for d in (310, 320))
+    values = 1.0 - 1e-9 * np.arange(300.0)
+    one, two = (leading_singular(left * values @ right.T, 5) for _ in range(2))
+    assert_allclose(one[1], values[:5], rtol=0, atol=1e-13)
+    assert_array_equal(one[0], two[0])
+    assert_allclose(one[0].T @ one[0], np.eye(5), atol=1e-10)
+
+
 def test_lanczos_copes_with_a_rank_below_k():
     rng = np.random.default_rng(7)
     matrix = rng.standard_normal((90, 2)) @ rng.standard_normal((2, 70))
@@ -154,3 +169,65 @@ def test_components_lie_within_the_rank(wanted):
 def test_without_a_direction_there_is_nothing_to_choose(wanted):
     with pytest.raises(Unsupported, match="all the same"):
         choose_components(wanted, 0, 5)
+
+
+# -- sums of products, and whitening from them ------------------------------------------------------
+
+
+def test_sums_of_products_are_those_of_centred_views(monkeypatch):
+    rng = np.random.default_rng(9)
+    views = [np.float32(rng.standard_normal((53, d)) + 100.0) for d in (7, 4, 3)]
+    means = [view.mean(axis=0, dtype=np.float64) for view in views]
+    exact = [view - mean for view, mean in zip(views, means, strict=True)]
+    monkeypatch.setattr("xmbench.linalg.BLOCK", 7 * 10)
+    for start in (means, [mean + 0.5 for mean in means]):  # blocks need not be centred to the last digit
+        found = scatter(centred_blocks(views, start))
+        assert found.n == 53
+        for i in range(3):
+            assert_allclose(np.tril(found.within[i]), np.tril(exact[i].T @ exact[i]), atol=1e-10)
+            assert_allclose(start[i] + found.shifts[i], means[i], atol=1e-12)
+        for (i, j), product in found.between.items():
+            assert_allclose(product, exact[i].T @ exact[j], atol=1e-10)
+    assert set(found.between) == {(0, 1), (0, 2), (1, 2)}
+
+
+@pytest.mark.parametrize("ridge", [0.0, 1e-3, 1.0])
+@pytest.mark.parametrize("shape", [(60, 8, 5), (20, 30, 6), (620, 540, 20)], ids=str)
+def test_whitened_views_keep_their_constraint_and_products(shape, ridge):
+    n, *widths = shape
+    views = [np.float32(centred(n, d, seed=d) + 2.0) for d in widths]
+    white = whiten_views(views, ridge, 4)
+    rows = [view - view.mean(axis=0, dtype=np.float64) for view in views]
+    maps = [found.weights(np.eye(found.rank)) for found in white.maps]
+    for X, Z, mean, view in zip(rows, maps, white.means, views, strict=True):
+        r = ridge * mean_scatter(X)
+        assert_allclose(Z.T @ (X.T @ X + r * np.eye(X.shape[1])) @ Z, np.eye(Z.shape[1]), atol=1e-8)
+        assert_allclose(mean, view.mean(axis=0, dtype=np.float64), atol=1e-12)
+    assert_allclose(white.between[0, 1], maps[0].T @ rows[0].T @ rows[1] @ maps[1], atol=1e-9)
+    for found, Z in zip(white.maps, maps, strict=True):
+        S = np.random.default_rng(0).standard_normal((len(Z), 3))
+        assert_allclose(found.project(S), Z.T @ S, atol=1e-9)
+
+
+def test_views_whitened_from_their_sums_are_those_whitened_from_their_rows():
+    rows = [centred(60, 8), centred(60, 5, seed=1)]
+    white = whiten_scatter(scatter([rows]), [0.5, 2.0], 4)
+    for X, r, found in zip(rows, (0.5, 2.0), white.maps, strict=True):
+        Z = found.weights(np.eye(found.rank))
+        assert_allclose(Z @ Z.T, np.linalg.inv(X.T @ X + r * np.eye(X.shape[1])), atol=1e-10)
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_directions_of_several_views_are_those_of_the_whole_matrix(k):
+    rng = np.random.default_rng(10)
+    ranks, between = (5, 4, 3), {}
+    whole = np.eye(12)
+    edges = np.cumsum((0, *ranks))
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        between[i, j] = 0.2 * rng.standard_normal((ranks[i], ranks[j]))
+        whole[edges[i] : edges[i + 1], edges[j] : edges[j + 1]] = between[i, j]
+    values, parts = multiview_directions(between, ranks, k)
+    expected, vectors = np.linalg.eigh(np.triu(whole) + np.triu(whole, 1).T)
+    assert_allclose(values, expected[::-1][:k], atol=1e-12)
+    found = np.vstack(parts)
+    assert_allclose(np.abs((found * vectors[:, ::-1][:, :k]).sum(axis=0)), 1.0, atol=1e-10)

@@ -17,6 +17,7 @@ OTHER = {
     "similarity": "inner",
     "cutoff": 50,
     "denominator": "min",
+    "ties": "index",
     "post": "test_zscore",
     "exclude_query": False,
     "max_scope": 10,
@@ -75,7 +76,8 @@ def test_a_protocol_survives_json(known):
         ("similarity", "euclid"),
         ("similarity", None),
         ("denominator", "found"),
-        ("ties", "index"),
+        ("ties", "random"),
+        ("ties", None),
         ("post", "center"),
         ("selection", "test"),
         ("cutoff", 0),
@@ -110,6 +112,10 @@ def test_describe_is_one_line_with_the_name():
         ({"cutoff": 50}, ["50", "relevant"]),
         ({"cutoff": 50, "denominator": "min"}, ["50", "min"]),
         ({"exclude_query": False}, ["query left in"]),
+        ({"ties": "index"}, ["tied items in the order of the gallery"]),
+        ({"ties": "reverse_index"}, ["tied items against the order of the gallery"]),
+        ({"ties": "optimistic"}, ["tied items with relevant ones first"]),
+        ({"ties": "pessimistic"}, ["tied items with relevant ones last"]),
     ],
 )
 def test_describe_names_what_differs(changes, words):
@@ -122,3 +128,4 @@ def test_what_a_reader_must_be_warned_of_is_flagged():
     for known in PROTOCOLS.values():
         assert any("query" in flag for flag in known.flags) == (not known.exclude_query)
         assert any("test set" in flag for flag in known.flags) == (known.post != "none")
+        assert any("tied items" in flag for flag in known.flags) == (known.ties != "expected")

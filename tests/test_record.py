@@ -266,10 +266,16 @@ def test_an_undefined_score_is_null_in_json_and_none_in_python():
         mean_average_precision=float("nan"),
         average_precision=np.full(3, np.nan),
         chance=float("nan"),
-        precision=np.zeros(3),
+        precision=np.full(3, np.nan),
+        recall=np.full(3, np.nan),
+        ndcg=np.full(3, np.nan),
+        interpolated_precision=np.full(101, np.nan),
+        r_precision=float("nan"),
+        mean_reciprocal_rank=float("nan"),
         per_class={},
         n_queries=3,
         n_unanswerable=3,
+        n_zero_norm=0,
         gallery=3,
     )
     rows = task_rows(Scores(DEFAULT, "numpy", dict.fromkeys(TASKS, undefined)), ("a", "b"))
@@ -278,6 +284,8 @@ def test_an_undefined_score_is_null_in_json_and_none_in_python():
     assert json.loads(line)["metrics"]["image->text"]["mean_average_precision"] is None
     found = decode(line, "here").metrics["image->text"]
     assert found.mean_average_precision is None and found.chance is None
+    assert found.r_precision is None and found.mean_reciprocal_rank is None
+    assert found.precision == found.recall == found.ndcg == {}
 
 
 def test_the_identity_tells_apart_what_a_run_is_a_run_of():
@@ -401,9 +409,23 @@ def test_task_rows_hold_the_scores_under_the_names_of_the_classes():
         task = scores.tasks[name]
         assert row.mean_average_precision == pytest.approx(np.mean(task.average_precision))
         assert row.per_class == {"birds": task.per_class[0], "ships": task.per_class[1]}
-        assert row.precision["1"] == task.precision[0] and row.precision["10"] == task.precision[9]
+        for curve in ("precision", "recall", "ndcg"):
+            found, whole = getattr(row, curve), getattr(task, curve)
+            assert found == {"1": whole[0], "10": whole[9]}
+        assert row.r_precision == task.r_precision
+        assert row.mean_reciprocal_rank == task.mean_reciprocal_rank
         assert (row.n_queries, row.n_unanswerable) == (12, 0)
     assert (rows["image->text"].gallery, rows["image->all"].gallery) == (12, 23)
+
+
+def test_rows_of_length_0_are_in_the_record():
+    images, texts = np.eye(4), np.eye(4)
+    images[2], texts[[0, 1]] = 0, 0
+    rows = task_rows(evaluate(images, texts, np.array([0, 1, 0, 1])), ("a", "b"))
+    counts = {"image->text": 3, "text->image": 3, "image->all": 4, "text->all": 5}
+    assert {name: row.n_zero_norm for name, row in rows.items()} == counts
+    found = decode(encode(make(metrics=rows)), "here").metrics
+    assert {name: row.n_zero_norm for name, row in found.items()} == counts
 
 
 @pytest.mark.parametrize(
@@ -416,11 +438,11 @@ def test_precision_is_reported_for_scopes_that_the_gallery_allows(n, kept):
 def test_score_arrays_hold_every_query_and_every_scope():
     scores = scored(12)
     arrays = score_arrays(scores)
-    kinds = ("average_precision", "precision", "scopes")
+    kinds = ("average_precision", "precision", "recall", "ndcg", "scopes", "interpolated_precision")
     assert set(arrays) == {f"{kind}/{task}" for kind in kinds for task in TASKS}
     for name, task in scores.tasks.items():
-        assert_array_equal(arrays[f"average_precision/{name}"], task.average_precision)
-        assert_array_equal(arrays[f"precision/{name}"], task.precision)
+        for kind in set(kinds) - {"scopes"}:
+            assert_array_equal(arrays[f"{kind}/{name}"], getattr(task, kind))
         assert_array_equal(arrays[f"scopes/{name}"], np.arange(1, len(task.precision) + 1))
 
 

@@ -12,7 +12,7 @@ from xmbench.plan import Places, Plan, Request
 from xmbench.record import Results
 from xmbench.registry import Registry
 
-HEAVY = {"numpy", "scipy", "sklearn", "pandas", "torch", "rich", "msgspec", "gensim"}
+HEAVY = {"numpy", "scipy", "sklearn", "pandas", "torch", "rich", "msgspec", "gensim", "matplotlib"}
 
 COMMAND = """
 import sys

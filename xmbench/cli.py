@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xmbench import __version__
-from xmbench.errors import UnknownName, UsageError, XmbenchError
+from xmbench.errors import MissingData, UnknownName, UsageError, XmbenchError
 from xmbench.registry import Plugin, Registry, parse_value
 
 if TYPE_CHECKING:
@@ -99,6 +99,12 @@ def cli(debug: bool) -> None:
     metavar="METHOD.PARAMETER=VALUE",
     help="Set a parameter where brackets do not.",
 )
+@click.option(
+    "--tune",
+    type=click.Choice(["grid", "random"]),
+    help="Choose what is not set by hand on the validation rows: from the whole grid, or a draw of it.",
+)
+@click.option("--budget", type=click.IntRange(1), help="With --tune: trials of each method.  [default: 12]")
 @click.option("--transductive", is_flag=True, help="Let methods that ask for it learn from test features.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of each run.")
@@ -124,9 +130,12 @@ def run(**options: Any) -> None:
     """
     from xmbench.plan import Plan, Request, Reuse
     from xmbench.protocol import protocol
+    from xmbench.tuning import BUDGET
 
     if options["timeout"] is not None and not isfinite(options["timeout"]):
         raise UsageError(f"--timeout: expected a number of seconds, got {options['timeout']}")
+    if options["budget"] and not options["tune"]:
+        raise UsageError("--budget goes with --tune grid or --tune random")
     registry = Registry(options["plugins"])
     request = Request(
         methods=registry.expand(options["methods"]),
@@ -140,6 +149,7 @@ def run(**options: Any) -> None:
         transductive=options["transductive"],
         device=_device(options["device"]),
         threads=options["threads"],
+        tuning=(options["tune"], options["budget"] or BUDGET) if options["tune"] else None,
     )
     with _reporter(options["quiet"], options["verbose"]) as reporter:
         plan = Plan(request, registry, _places(options["data_dir"], options["results"]), reporter.progress)
@@ -299,7 +309,7 @@ def _rerun(options: dict[str, Any], registry: Registry, folder: Path) -> None:
 
     from xmbench import leaderboard as board
     from xmbench.errors import LeaderboardDrift
-    from xmbench.plan import Plan, Request, Reuse
+    from xmbench.plan import Plan, Request
     from xmbench.protocol import Protocol
 
     committed = board.read_board(folder, options["rerun"])
@@ -327,9 +337,10 @@ def _rerun(options: dict[str, Any], registry: Registry, folder: Path) -> None:
                 seeds=[(first.seed, first.dataset.split_seed or 0)],
                 protocol=Protocol(**first.protocol),
                 transductive=any(record.method.transductive for record in records),
+                tuning=(first.tuning.mode, first.tuning.budget) if first.tuning else None,
             )
             plan = Plan(request, registry, _places(options["data_dir"], scratch), reporter.progress)
-            anew += plan.run(reuse=Reuse(fresh=True, keep_embeddings=False), on_event=reporter.on_event)
+            anew += plan.run(on_event=reporter.on_event)  # the folder is new: only other protocols re-use fits
     moved = board.compare(wanted, anew)
     if moved:
         raise LeaderboardDrift("scores moved since the leaderboard was made:\n" + "\n".join(moved))
@@ -371,6 +382,42 @@ def protocols(records: tuple[str, ...], as_json: bool, results: str) -> None:
 
 
 @cli.command()
+@click.option("--dataset", "-d", required=True, help="Of which dataset.")
+@click.option(
+    "--claim",
+    "chains",
+    multiple=True,
+    metavar="CHAIN",
+    help="What to hold against the scores: 'cca<kcca<jrl'.  [default: each row above the next]",
+)
+@click.option("--board", metavar="DIR", help="Take the records of a leaderboard folder instead of --results.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@RESULTS
+def compare(dataset: str, chains: tuple[str, ...], board: str | None, as_json: bool, results: str) -> None:
+    """Compare methods over splits: paired differences, 95 % intervals, and a verdict for each claim.
+
+    A claim holds, fails, or is not resolved. It takes runs over several splits (--seeds 0-4).
+    """
+    from xmbench.describe import claims_text
+    from xmbench.differences import parse_claims
+    from xmbench.leaderboard import claims_of_tables, read_board
+    from xmbench.record import Results
+
+    claims = parse_claims(chains)
+    found = read_board(Path(board), dataset) if board else Results(Path(results)).newest()
+    chosen = [record for record in found if record.dataset.name == dataset and record.status == "ok"]
+    if not chosen:
+        raise MissingData(f"no finished run on {dataset} in {board or results}; make some with: xmbench run")
+    tested = claims_of_tables(chosen, claims)
+    if as_json:
+        import msgspec
+
+        _print_json(msgspec.to_builtins(tested))
+    else:
+        click.echo(claims_text(tested))
+
+
+@cli.command()
 @click.option("--protocol", "names", multiple=True, required=True, help="How to score; may be given again.")
 @click.option("--json", "as_json", is_flag=True, help="Print records as JSON instead of tables.")
 @click.argument("results", default="results")
@@ -382,6 +429,51 @@ def rescore(results: str, names: tuple[str, ...], as_json: bool) -> None:
 
     anew = rescore_all(Results(Path(results)), [protocol(name) for name in names])
     _print_records(anew, as_json)
+
+
+@cli.command()
+@click.argument("kind", type=click.Choice(["precision-scope", "pr", "per-class"]))
+@click.argument("records", nargs=-1, metavar="[RECORD]...")
+@TASK
+@click.option("--dataset", "-d", help="Without RECORD: runs on this dataset.")
+@click.option("--protocol", "protocol_name", help="Without RECORD: runs under this protocol.")
+@click.option("--max-scope", type=click.IntRange(1), metavar="K", help="Of precision-scope: the largest K.")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="A .png, .svg or .pdf file.  [default: the kind's name and .png]",
+)
+@RESULTS
+def plot(
+    kind: str,
+    records: tuple[str, ...],
+    tasks: tuple[str, ...],
+    dataset: str | None,
+    protocol_name: str | None,
+    max_scope: int | None,
+    output: str | None,
+    results: str,
+) -> None:
+    """Draw finished runs: precision-scope curves, precision-recall curves, or scores per class.
+
+    RECORD is the score id of a run (or its beginning), or the path of its record; none stands for all finished
+    runs, the newest of each method, data, seed and protocol. Runs of one method become one curve, their mean.
+    Each task is a panel. Needs the extra "plots".  [tasks by default: image-text and text-image]
+    """
+    from xmbench import plot as figures
+    from xmbench.record import Results
+    from xmbench.rescore import named_tasks
+
+    path = Path(output or f"{kind}.png")
+    figures.check_output(path)
+    runs = figures.choose(Results(Path(results)), records, dataset=dataset, protocol=protocol_name)
+    drawn = figures.figure(
+        kind, runs, named_tasks(tasks or ("image-text", "text-image")), max_scope=max_scope
+    )
+    figures.write(drawn, path)
+    click.echo(f"wrote {path}")
 
 
 @cli.command()
@@ -497,10 +589,13 @@ def evaluate(
 ) -> None:
     """Score embeddings of your own: row i of IMAGES, TEXTS and the labels is one item.
 
-    Files are .npy, .npz with a single array, .csv, .tsv or .txt (numbers alone).
+    Files are .npy (mapped into memory, so it may be large), .npz, .csv, .tsv or .txt (numbers alone), .parquet
+    (numeric columns, or one column of lists; extra "parquet") or .mat (version 7.3: extra "mat73"). One of
+    several arrays, variables or columns is named as FILE.npz:NAME, FILE.mat:NAME or FILE.parquet:NAME.
     """
-    from xmbench.describe import read_matrix, recall_levels, scores_text
+    from xmbench.describe import recall_levels, scores_text
     from xmbench.evaluation import evaluate as score
+    from xmbench.matrices import read_matrix
     from xmbench.protocol import protocol
     from xmbench.record import task_rows
 

@@ -75,12 +75,10 @@ def check_labels(
     except ValueError as error:
         raise InvalidInput(f"{name}: rows differ in length ({error})") from error
     if array.ndim == 1 and array.dtype.kind in "iu":
-        wrong = np.flatnonzero((array < 0) | (array >= n_classes)) if n_classes else np.flatnonzero(array < 0)
+        most = (n_classes or 2**63) - 1
+        wrong = np.flatnonzero((array < 0) | (array > most))
         if wrong.size:
-            raise InvalidInput(
-                f"{name}: row {wrong[0]} has label {array[wrong[0]]}, expected 0.."
-                + (f"{n_classes - 1}" if n_classes else ".")
-            )
+            raise InvalidInput(f"{name}: row {wrong[0]} has label {array[wrong[0]]}, expected 0..{most}")
         return array.astype(np.int64)
     if array.ndim == 2:
         if n_classes is not None and array.shape[1] != n_classes:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from xmbench._io import read_npz
 from xmbench.data import Dataset
-from xmbench.errors import InvalidInput, MissingData
+from xmbench.differences import COLUMNS, EXPLANATION, Claim
+from xmbench.errors import MissingData
 from xmbench.evaluation import RECALL_LEVELS, Scores, TaskScores
+from xmbench.leaderboard import clean
 from xmbench.record import REPORTED_SCOPES
 from xmbench.registry import Plugin
 
@@ -141,6 +142,23 @@ def card_text(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def claims_text(tested: Mapping[str, Sequence[Claim] | str]) -> str:
+    """Claims of each table for a terminal, or why there are none."""
+    from tabulate import tabulate
+
+    blocks = []
+    for heading, claims in tested.items():
+        if isinstance(claims, str):
+            body = f"Not compared: {clean(claims)}."
+        elif claims:
+            cells = [[clean(cell) for cell in claim.cells()] for claim in claims]
+            body = tabulate(cells, headers=COLUMNS, tablefmt="simple", disable_numparse=True)
+        else:
+            body = "Nothing to compare: that takes two methods, and two splits that all of them were run on."
+        blocks.append(f"{clean(heading)}\n\n{body}")
+    return "\n\n".join([*blocks, EXPLANATION])
+
+
 def scores_text(scores: Scores) -> str:
     """Scores of one embedding for a terminal."""
     from tabulate import tabulate
@@ -177,40 +195,3 @@ def recall_levels(task: TaskScores) -> dict[str, float | None]:
     values = task.interpolated_precision[::10]
     levels = RECALL_LEVELS[::10]
     return {f"{r:.1f}": float(p) if np.isfinite(p) else None for r, p in zip(levels, values, strict=True)}
-
-
-def read_matrix(path: Path, *, labels: bool = False) -> NDArray[Any]:
-    """An array from a file of the user's: .npy, .npz with one array, .csv, .tsv or .txt.
-
-    Raises:
-        MissingData: there is no such file.
-        InvalidInput: it holds no array, or more than one; or labels that are not whole numbers.
-    """
-    if not path.is_file():
-        raise MissingData(f"{path} does not exist")
-    try:
-        if path.suffix == ".npy":
-            with path.open("rb") as stream:
-                array = np.lib.format.read_array(stream, allow_pickle=False)
-        elif path.suffix == ".npz":
-            arrays = read_npz(path)
-            if len(arrays) != 1:
-                raise InvalidInput(f"{path.name} holds {len(arrays)} arrays, expected one")
-            (array,) = arrays.values()
-        elif path.suffix in (".csv", ".tsv", ".txt"):
-            if not path.read_bytes().strip():
-                raise InvalidInput(f"{path.name} is empty")
-            delimiter = {".csv": ",", ".tsv": "\t"}.get(path.suffix)
-            array = np.loadtxt(path, delimiter=delimiter, ndmin=1 if labels else 2)
-        else:
-            raise InvalidInput(f"{path.name}: expected a .npy, .npz, .csv, .tsv or .txt file")
-    except (ValueError, EOFError, OSError) as error:
-        raise InvalidInput(f"{path.name} cannot be read as an array of numbers: {error}") from error
-    if not labels:
-        return np.asarray(array)
-    whole = np.asarray(array)
-    if whole.dtype.kind == "f" and np.isfinite(whole).all() and np.array_equal(whole, np.round(whole)):
-        whole = whole.astype(np.int64)
-    if whole.ndim == 2 and 1 in whole.shape:
-        whole = whole.ravel()
-    return whole

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 
 from xmbench._io import atomic_write, npz_bytes, read_npz
 from xmbench.data import PARTS
-from xmbench.errors import InvalidRecord, LeaderboardDrift, MissingData, XmbenchError
+from xmbench.differences import COLUMNS, EXPLANATION, Claim, examine, neighbours
+from xmbench.errors import InvalidRecord, LeaderboardDrift, MissingData, UnknownName, XmbenchError
 from xmbench.evaluation import TASKS, evaluator_digest
 from xmbench.protocol import Protocol
 from xmbench.record import REPORTED_SCOPES, Record, Results, check_ids, decode, encode, numerics_digest
 from xmbench.registry import NAME, Registry
+from xmbench.tuning import Tuning
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,6 +53,7 @@ class Table:
         rows: cells, unescaped; ``bold`` marks the best of a column.
         bold: (row, column) of the cells to stress.
         footer: sentences below the table.
+        differences: cells of the claims that each row is above the next one, where there are several splits.
     """
 
     heading: str
@@ -58,6 +61,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     bold: frozenset[tuple[int, int]]
     footer: tuple[str, ...]
+    differences: tuple[tuple[str, ...], ...] = ()
 
 
 def frame(records: Sequence[Record]) -> pd.DataFrame:
@@ -89,15 +93,53 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
 def group_key(record: Record) -> tuple[str, ...]:
     """Records with equal keys may stand in one table."""
     data = record.dataset
-    return (data.name, data.split, data.features, data.scaling, str(record.protocol["name"]))
+    tuned = f"{record.tuning.mode} {record.tuning.budget}" if record.tuning else ""
+    return (data.name, data.split, data.features, data.scaling, str(record.protocol["name"]), tuned)
 
 
 def tables(records: Iterable[Record], stale: Callable[[Record], bool] = lambda record: False) -> list[Table]:
-    """Tables of records, one for each dataset, split, features, scaling and protocol."""
-    groups: dict[tuple[str, ...], list[Record]] = {}
+    """Tables of records, one for each of :func:`groups`."""
+    return [_table(group, stale) for group in groups(records)]
+
+
+def groups(records: Iterable[Record]) -> list[list[Record]]:
+    """Records that may stand together: of one dataset, split, features, scaling, protocol and way of tuning."""
+    found: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
-        groups.setdefault(group_key(record), []).append(record)
-    return [_table(groups[key], stale) for key in sorted(groups, key=_group_order)]
+        found.setdefault(group_key(record), []).append(record)
+    return [found[key] for key in sorted(found, key=_group_order)]
+
+
+def claims_of_tables(
+    records: Iterable[Record], claims: Sequence[tuple[str, str]] = ()
+) -> dict[str, list[Claim] | str]:
+    """Heading of each table -> claims (above, below) held against it, or why its runs cannot tell.
+
+    Args:
+        records: finished runs.
+        claims: without any, each row above the next.
+
+    Raises:
+        UnknownName: a method of the claims is in no table, or in none with the others.
+        MissingData: no table has two splits that the methods share.
+        InvalidRecord: two runs of one split were given different data.
+    """
+    found: dict[str, list[Claim] | str] = {}
+    problems: list[XmbenchError] = []
+    for group in groups(records):
+        check_same_data(group)
+        heading = _table(group, lambda record: False).heading
+        try:
+            found[heading] = examine(group, claims) if claims else neighbours(group)
+        except UnknownName as error:  # its words name labels of records
+            problems.append(UnknownName(error.kind, error.name, map(clean, error.known)))
+            found[heading] = str(problems[-1])
+        except MissingData as error:
+            problems.append(error)
+            found[heading] = str(error)
+    if problems and len(problems) == len(found):
+        raise problems[0]
+    return found
 
 
 def _order(record: Record) -> tuple[str, str]:
@@ -105,7 +147,7 @@ def _order(record: Record) -> tuple[str, str]:
 
 
 def _group_order(key: tuple[str, ...]) -> tuple[object, ...]:
-    return (key[0], key[4] != "default", *key[1:])
+    return (key[0], key[4] != "default", not key[5], *key[1:])
 
 
 def _table(records: list[Record], stale: Callable[[Record], bool]) -> Table:
@@ -132,9 +174,9 @@ def _table(records: list[Record], stale: Callable[[Record], bool]) -> Table:
             marks.append("stale")
         if any(record.method.transductive for record in mine):
             marks.append("transductive")
-        if mine[0].method.departures:
-            text = f"{label}: {'; '.join(mine[0].method.departures)}."
-            notes.append(text)
+        departures = dict.fromkeys(words for record in mine for words in record.method.departures)
+        if departures:
+            notes.append(f"{label}: {'; '.join(departures)}.")
             marks.append(f"note {len(notes)}")
         cells = [label + (f" ({', '.join(marks)})" if marks else "")]
         for column in SCORES.values():
@@ -166,7 +208,9 @@ def _table(records: list[Record], stale: Callable[[Record], bool]) -> Table:
     data, protocol = first.dataset, Protocol(**first.protocol)
     return Table(
         heading=f"{data.title}, split {data.split}, features {data.features}, scaling {data.scaling}, "
-        f"protocol {first.protocol['name']}" + (" (see the warning)" if protocol.flags else ""),
+        f"protocol {first.protocol['name']}"
+        + (" (see the warning)" if protocol.flags else "")
+        + (_tuned(first.tuning) if first.tuning else ""),
         columns=("method", *SCORES, "fit s", "runs"),
         rows=tuple(rows),
         bold=frozenset(bold),
@@ -175,6 +219,7 @@ def _table(records: list[Record], stale: Callable[[Record], bool]) -> Table:
             *(f"Note {i}: {note}" for i, note in enumerate(notes, 1)),
             *failures,
         ),
+        differences=tuple(claim.cells() for claim in neighbours(records)),
     )
 
 
@@ -188,23 +233,16 @@ def _footer(records: list[Record], runs: pd.DataFrame) -> list[str]:
         (record.dataset.split_seed, record.dataset.fingerprint) for record in sorted(records, key=_seed_order)
     )
     named = ", ".join(mark if seed is None else f"{mark} (split seed {seed})" for seed, mark in prints)
-    params = {record.method.label: record.method.params for record in records if record.method.params}
-    params = {
-        label: {k: v for k, v in found.items() if k != "random_state"} for label, found in params.items()
-    }
-    named_params = "; ".join(f"{label}: {_words(found)}" for label, found in sorted(params.items()) if found)
     repeated = len(runs) and runs.groupby("label").size().max() > 1
     lines = [
         ("Means ± sample standard deviation" if repeated else "Values")
         + f" of mean average precision, of the precision among the first K (P@K, mean over image→text and text→image) "
-        f"and of seconds. {_axis(runs)} Bold is the highest value; no test of differences is made.",
+        f"and of seconds. {_axis(runs)} Bold is the highest value, which need not differ from the next.",
         f"Protocol {protocol.describe()}.",
         f"Split {data.split}: {sizes}.",
         f"Features {data.features} ({provenance}); scaling {data.scaling}, fitted on training rows.",
         f"Data fingerprint: {named}.",
-        f"Parameters, by default or as set by hand: {named_params or 'none'}. The defaults of xmbench's own methods "
-        "were chosen by validation scores over several seeded splits; a validation row of one such split can be a "
-        "test row of another.",
+        _parameters(records),
     ]
     if protocol.flags:
         lines.append(f"Warning: this protocol has {', '.join(protocol.flags)}.")
@@ -216,6 +254,46 @@ def _footer(records: list[Record], runs: pd.DataFrame) -> list[str]:
             f"Computed with {', '.join(used)} on {' / '.join(where)}; fit seconds depend on the machine."
         )
     return lines
+
+
+def _tuned(tuning: Tuning) -> str:
+    return f", tuned on validation rows ({tuning.mode}, {tuning.budget} trials)"
+
+
+def _parameters(records: list[Record]) -> str:
+    """Which parameters the rows have, and who chose them."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for record in records:
+        mine = found.setdefault(record.method.label, {})
+        for name, value in sorted(record.params.items()):
+            if name != "random_state" and record.status == "ok":
+                mine.setdefault(name, []).append(str(value))
+    words = []
+    for label, params in sorted(found.items()):
+        cells = []
+        for name, values in params.items():
+            kinds = sorted(
+                {value: values.count(value) for value in values}.items(), key=lambda kind: -kind[1]
+            )
+            few = kinds[0][0] if len(kinds) == 1 else " / ".join(f"{value} ({n})" for value, n in kinds)
+            cells.append(f"{name} {few}")
+        if cells:
+            words.append(f"{label}: {', '.join(cells)}")
+    listed = "; ".join(words) or "none"
+    tuning = records[0].tuning
+    if tuning is None:
+        return (
+            f"Parameters, by default or as set by hand: {listed}. The defaults of xmbench's own methods were chosen "
+            "by validation scores over several seeded splits; a validation row of one such split can be a test row "
+            "of another."
+        )
+    how = "all of its grid" if tuning.mode == "grid" else "a seeded draw of its grid"
+    return (
+        f"Parameters that are not in brackets were chosen inside each seed's own split, by the validation rows' mean "
+        f"of image→text and text→image MAP under the default protocol, the first of equal ones; each method had at "
+        f"most {tuning.budget} trials, its defaults and {how}, and fit seconds are those of all trials. Chosen (of "
+        f"how many runs): {listed}."
+    )
 
 
 def _span(values: Sequence[int]) -> str:
@@ -312,7 +390,16 @@ def to_markdown(table: Table) -> str:
     columns = [escape(column) for column in table.columns]
     body = tabulate(rows, headers=columns, tablefmt="pipe", disable_numparse=True)
     footer = "\n".join(f"- {escape(line)}" for line in table.footer)
-    return f"## {escape(table.heading)}\n\n{body}\n\n{footer}\n"
+    text = f"## {escape(table.heading)}\n\n{body}\n\n{footer}\n"
+    if not table.differences:
+        return text
+    claims = tabulate(
+        [[escape(cell) for cell in row] for row in table.differences],
+        headers=COLUMNS,
+        tablefmt="pipe",
+        disable_numparse=True,
+    )
+    return f"{text}\n### Neighbouring rows\n\n{claims}\n\n{escape(EXPLANATION)}\n"
 
 
 def page(
@@ -427,7 +514,7 @@ def write_boards(folder: Path, results: Results, registry: Registry, only: str |
                 if kind == "average_precision":
                     arrays[f"{record.score_id}/{task}"] = values.astype(np.float32)
         records = sorted(merged.values(), key=_order)
-        _check_same_data(records)
+        check_same_data(records)
         ids = {record.score_id for record in records}
         arrays = {name: values for name, values in arrays.items() if name.partition("/")[0] in ids}
         atomic_write(kept_path, npz_bytes(arrays))
@@ -457,7 +544,7 @@ def check_boards(folder: Path, registry: Registry, only: str | None = None) -> l
         records = read_board(folder, name)
         for record in records:
             check_ids(record)
-        _check_same_data(records)
+        check_same_data(records)
         _check_arrays(folder / f"{name}.npz", records)
         expected = page(records[0].dataset.title, records, staleness(registry))
         path = folder / f"{name}.md"
@@ -473,7 +560,7 @@ def check_boards(folder: Path, registry: Registry, only: str | None = None) -> l
     return names
 
 
-def _check_same_data(records: Iterable[Record]) -> None:
+def check_same_data(records: Iterable[Record]) -> None:
     """Raise InvalidRecord if two runs of one table and split seed were given different data."""
     seen: dict[tuple[object, ...], Record] = {}
     for record in records:

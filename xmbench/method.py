@@ -135,14 +135,6 @@ class Method(ABC):
     def _encode_text(self, texts: NDArray[np.float32]) -> NDArray[Any]:
         """(m, d_text) -> (m, k); row i depends on row i alone."""
 
-    def share(self, other: Self) -> None:  # noqa: B027
-        """Take over what ``other``, fitted on the same training pairs, computed that no parameter changes.
-
-        Tuning calls it on a fresh candidate before ``fit``. A method keeps such pieces (Gram matrices, graphs,
-        decompositions) in attributes whose names begin with ``_cache``; they are no learned attributes, and a fit
-        with them gives the very result of one without. Nothing is shared by default.
-        """
-
     # -- what a caller uses ---------------------------------------------------------------------
 
     def fit(
@@ -189,6 +181,18 @@ class Method(ABC):
             self._forget()
             raise
         return self
+
+    def share(self, other: Self) -> None:  # noqa: B027 - most methods have nothing to share
+        """Take over what ``other``, fitted on the same training pairs, computed from these pairs alone.
+
+        Tuning calls this before :meth:`fit`. A method may keep such pieces (Gram matrices, decompositions) in
+        attributes that begin with ``_cache``, and copy them here; a fit gives the same result without them.
+        """
+
+    def forget_shared(self) -> None:
+        """Drop what :meth:`share` may hand on."""
+        for name in [name for name in vars(self) if name.startswith("_cache")]:
+            delattr(self, name)
 
     def _forget(self) -> None:
         for name in [name for name in vars(self) if name.endswith("_")]:

@@ -21,6 +21,7 @@ from xmbench.protocol import DEFAULT, Protocol
 from xmbench.record import DatasetRow, MethodRow, Record, Results, numerics_digest, scrub
 from xmbench.registry import Plugin, Registry, parse_spec
 from xmbench.run import RunSpec, run_one, write_bundle
+from xmbench.tuning import Mode, candidates
 
 PRELOAD = ("numpy", "scipy.linalg", "threadpoolctl", "msgspec", "xmbench.run")
 
@@ -41,6 +42,8 @@ class Request:
         transductive: whether methods may learn from the features of test rows, if they ask for them.
         device: where to compute.
         threads: threads of each run.
+        tuning: how parameters that are not set by hand are chosen on validation rows, and how many trials a
+            method has; None for as they are.
     """
 
     methods: Sequence[str]
@@ -54,6 +57,7 @@ class Request:
     transductive: bool = False
     device: str = "cpu"
     threads: int = 1
+    tuning: tuple[Mode, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ class Reuse:
 
 
 Progress = Callable[[str, "float | None"], None]
+Tried = tuple[dict[str, object], ...] | None
 
 
 def label_of(name: str, parameters: Mapping[str, object]) -> str:
@@ -109,6 +114,16 @@ class _Choice:
     label: str
     method: Method | None
     problem: str | None = None
+    fixed: tuple[str, ...] = ()
+
+    def tried(self, params: dict[str, object], tuning: tuple[Mode, int] | None, seed: int) -> Tried:
+        """The candidates of tuning, None without it."""
+        if tuning is None or self.method is None:
+            return None
+        try:
+            return tuple(candidates(params, type(self.method).grid, self.fixed, *tuning, seed))
+        except UsageError as error:
+            raise UsageError(f"{self.label}: {error}") from error
 
     def row(self, seed: int) -> MethodRow:
         if self.method is None:
@@ -149,7 +164,7 @@ def choose(request: Request, registry: Registry) -> list[_Choice]:
     problem; it becomes a failed row.
 
     Raises:
-        UsageError: an unknown method, or an unknown or ill-typed parameter.
+        UsageError: an unknown method, an unknown or ill-typed parameter, or a grid that the budget does not allow.
     """
     chosen: dict[str, _Choice] = {}
     known = {parse_spec(spec)[0] for spec in request.methods}
@@ -165,16 +180,23 @@ def choose(request: Request, registry: Registry) -> list[_Choice]:
         label = label_of(name, parameters)
         try:
             method = plugin.load().resolve(parameters)
+            sets = {"preset": method.presets, "ablation": method.ablations}
+            named = [set(sets[kind][str(parameters[kind])]) for kind in sets if kind in parameters]
+            choice = _Choice(plugin, label, method, fixed=tuple(sorted(set(parameters).union(*named))))
+            choice.tried(
+                method.get_params(), request.tuning, 0
+            )  # what is wrong with it is told before any run
         except UsageError:
             raise
         except Exception as error:  # a constructor may raise anything
             reason = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
             chosen[label] = _Choice(plugin, label, None, reason)
             continue
-        problem = None
         if method.transductive and not request.transductive:
-            problem = "is transductive (learns from features of test rows): allow it with --transductive"
-        chosen[label] = _Choice(plugin, label, method, problem)
+            choice.problem = (
+                "is transductive (learns from features of test rows): allow it with --transductive"
+            )
+        chosen[label] = choice
     return list(chosen.values())
 
 
@@ -255,11 +277,15 @@ class Plan:
                 n_classes=len(data.class_names),
                 fingerprint=data.fingerprint,
             )
+            tuning = self.request.tuning
             for choice in self.choices:
+                method, problem = choice.row(seed), choice.problem
+                if tuning and data.validation is None and problem is None:
+                    problem = f"split {data.split} has no validation rows for --tune; name one with --split"
                 yield (
                     RunSpec(
                         plugin=choice.plugin,
-                        method=choice.row(seed),
+                        method=method,
                         dataset=row,
                         class_names=data.class_names,
                         protocol=self.request.protocol,
@@ -268,9 +294,11 @@ class Plan:
                         evaluator=evaluator_digest()[:16],
                         device=self.request.device,
                         threads=self.request.threads,
+                        tuning=tuning,
+                        tried=choice.tried(method.params, tuning, seed),
                     ),
                     data,
-                    choice.problem,
+                    problem,
                 )
 
     def preload(self) -> list[str]:

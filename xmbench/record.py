@@ -24,6 +24,7 @@ from xmbench._io import atomic_write, npz_bytes, read_npz, short_id, source_dige
 from xmbench.errors import InvalidParameter, InvalidRecord
 from xmbench.evaluation import TASKS, Scores
 from xmbench.protocol import DEFAULT, Protocol
+from xmbench.tuning import Tuning
 
 SCHEMA = 1
 REPORTED_SCOPES = (1, 10, 50, 100)
@@ -119,6 +120,9 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     evaluate_seconds: float | None = None
     cost: Cost | None = None
     engine: str | None = None
+    tuning: Tuning | None = None
+    """How the parameters were chosen, where ``method.params`` are but the first that were tried. Ids are made from
+    all of it but scores, seconds and reasons; the choice has to be that of the scores."""
     numerics: str
     evaluator: str
     git: dict[str, Any] | None = None
@@ -129,13 +133,32 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """What a run is a run *of*; a newer record of the same identity replaces an older one."""
         data = self.dataset
         variant = (data.name, data.features, data.scaling, data.split, data.split_seed)
-        return (self.method.label, *variant, self.seed, self.protocol["name"])
+        tuned = (self.tuning.mode, self.tuning.budget) if self.tuning else ()
+        return (self.method.label, *variant, self.seed, self.protocol["name"], *tuned)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters of the fitted method."""
+        if self.tuning is None or self.tuning.chosen is None:
+            return self.method.params
+        return self.tuning.trials[self.tuning.chosen].params
 
 
-def fit_id(method: MethodRow, dataset: DatasetRow, seed: int, numerics: str, selection: str) -> str:
-    """Hash of all that can change a fitted model, and of nothing else."""
+def fit_id(
+    method: MethodRow,
+    dataset: DatasetRow,
+    seed: int,
+    numerics: str,
+    selection: str,
+    tuned: tuple[str, int, Sequence[Mapping[str, Any]]] | None = None,
+) -> str:
+    """Hash of all that can change a fitted model, and of nothing else.
+
+    ``tuned`` are mode, budget and candidates of tuning: a record says all three, and equal ids are equal records.
+    """
     return short_id(
         {
+            **({} if tuned is None else {"tuning": list(tuned[:2]), "tried": list(tuned[2])}),
             "method": method.source,
             "numerics": numerics,
             "params": method.params,
@@ -156,7 +179,11 @@ def score_id(fit: str, label: str, protocol: Protocol, evaluator: str) -> str:
 def check_ids(record: Record) -> None:
     """Raise InvalidRecord unless the ids of a record are those of what it says it is a record of."""
     protocol = Protocol(**record.protocol)
-    fit = fit_id(record.method, record.dataset, record.seed, record.numerics, protocol.selection)
+    tuning = record.tuning
+    tuned = None
+    if tuning is not None:
+        tuned = (tuning.mode, tuning.budget, [trial.params for trial in tuning.trials])
+    fit = fit_id(record.method, record.dataset, record.seed, record.numerics, protocol.selection, tuned)
     score = score_id(fit, record.method.label, protocol, record.evaluator)
     if (record.fit_id, record.score_id) != (fit, score):
         raise InvalidRecord(
@@ -187,6 +214,8 @@ def decode(data: bytes | str, where: str) -> Record:
     missing = [task for task in TASKS if task not in record.metrics]
     if record.status == "ok" and missing:
         raise InvalidRecord(f"{where}: a finished run without scores of {', '.join(missing)}")
+    if record.tuning is not None and (record.status == "ok") != (record.tuning.chosen is not None):
+        raise InvalidRecord(f"{where}: a finished run has a chosen trial, and no other has")
     return record
 
 
@@ -313,6 +342,11 @@ class Results:
         except (FileNotFoundError, ValueError) as error:
             raise InvalidRecord(f"the arrays of record {score_id} cannot be read: {error}") from error
 
+    def newest(self) -> list[Record]:
+        """Finished records; of several of the same method, data, seed and protocol the one written last."""
+        finished = sorted((record for record in self if record.status == "ok"), key=self.written)
+        return list({record.identity: record for record in finished}.values())
+
     def __iter__(self) -> Iterator[Record]:
         """All records, by file name."""
         for path in sorted((self.folder / "records").glob("*.json")):
@@ -323,7 +357,7 @@ class Results:
 def numerics_digest() -> str:
     """Digest of the source of the numerical code that methods share."""
     folder = Path(__file__).parent
-    names = ("linalg", "graphs", "reweighting", "scaling", "nn", "training")
+    names = ("linalg", "kernels", "graphs", "reweighting", "scaling", "nn", "training")
     return source_digest(path for name in names if (path := folder / f"{name}.py").is_file())[:16]
 
 

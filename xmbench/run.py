@@ -30,11 +30,13 @@ from xmbench.record import (
     pack_header,
     score_arrays,
     score_id,
+    scrub,
     task_rows,
     unpack_header,
     versions,
 )
 from xmbench.registry import Plugin
+from xmbench.tuning import Mode, Trial, Tuning, tune
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class RunSpec:
         evaluator: digest of the evaluator's source.
         device: where to compute.
         threads: threads that the run may use.
+        tuning: how parameters are chosen on the validation rows, and the budget; None for as they are.
+        tried: the parameters of each candidate.
     """
 
     plugin: Plugin
@@ -64,11 +68,15 @@ class RunSpec:
     evaluator: str
     device: str = "cpu"
     threads: int = 1
+    tuning: tuple[Mode, int] | None = None
+    tried: tuple[dict[str, Any], ...] | None = None
 
     @property
     def fit_id(self) -> str:
         """Hash of all that can change the fitted model, and of nothing else."""
-        return fit_id(self.method, self.dataset, self.seed, self.numerics, self.protocol.selection)
+        selection = self.protocol.selection
+        tuned = self.tuning and (*self.tuning, self.tried or ())
+        return fit_id(self.method, self.dataset, self.seed, self.numerics, selection, tuned)
 
     @property
     def score_id(self) -> str:
@@ -76,18 +84,19 @@ class RunSpec:
         return score_id(self.fit_id, self.method.label, self.protocol, self.evaluator)
 
     def record(self, **fields: Any) -> Record:
-        """A record of this run with ``fields`` filled in."""
+        """A record of this run with ``fields`` filled in; without a ledger it says what there was to try."""
+        untried = [Trial(dict(params), None, 0.0) for params in self.tried or ()]
+        tuning = self.tuning and Tuning(*self.tuning, untried, None)
         return Record(
             fit_id=self.fit_id,
             score_id=self.score_id,
-            method=self.method,
             dataset=self.dataset,
             protocol=self.protocol.to_dict(),
             seed=self.seed,
             numerics=self.numerics,
             evaluator=self.evaluator,
             git=git_state(),
-            **fields,
+            **{"method": self.method, "tuning": tuning, **fields},
         )
 
 
@@ -101,7 +110,9 @@ class Embeddings:
         labels: (n,) int or (n, c) multi-hot, of the test items.
         ids: n names of the test items, unique.
         class_names: names of the c classes.
-        cost: what the fit cost.
+        cost: what the fit cost, with all trials.
+        tuning: how the parameters were chosen, if they were.
+        departures: where the fitted method departs from its paper.
     """
 
     images: NDArray[Any]
@@ -110,6 +121,8 @@ class Embeddings:
     ids: tuple[str, ...]
     class_names: tuple[str, ...]
     cost: Cost
+    tuning: Tuning | None = None
+    departures: tuple[str, ...] = ()
 
 
 def run_one(
@@ -146,6 +159,8 @@ def run_one(
     seconds = time.perf_counter() - start
     record = spec.record(
         status="ok",
+        method=msgspec.structs.replace(spec.method, departures=list(embeddings.departures)),
+        tuning=embeddings.tuning,
         metrics=task_rows(scores, spec.class_names),
         evaluate_seconds=seconds,
         cost=embeddings.cost,
@@ -160,7 +175,6 @@ def _fit_and_encode(
     before = _memory()
     train = read_bundle(bundle, "train")
     validation = read_bundle(bundle, "validation") if spec.dataset.sizes.get("validation") else None
-    method = spec.plugin.load().resolve(spec.method.params)
 
     def validation_score(fitted: Method) -> float:
         assert validation is not None
@@ -178,9 +192,19 @@ def _fit_and_encode(
     if spec.method.transductive:  # as recorded, and marked in every table; plan.py has seen to the option
         test = read_bundle(bundle, "test")
         context = replace(context, unlabelled_images=test.images, unlabelled_texts=test.texts)
-    progress("fitting", None)
     start = time.perf_counter()
-    method.fit(train, validation, context=context)
+    tuning = None
+    if spec.tuning is None or spec.tried is None:
+        progress("fitting", None)
+        method = spec.plugin.load().resolve(spec.method.params)
+        method.fit(train, validation, context=context)
+    else:
+        assert validation is not None
+        method, trials, chosen = tune(spec.plugin.load().resolve, spec.tried, train, validation, context)
+        trials = [
+            msgspec.structs.replace(trial, reason=trial.reason and scrub(trial.reason)) for trial in trials
+        ]
+        tuning = Tuning(*spec.tuning, trials, chosen)
     fitted = time.perf_counter()
     progress("encoding", None)
     test = read_bundle(bundle, "test")
@@ -197,7 +221,16 @@ def _fit_and_encode(
         threads=spec.threads,
         versions=versions(),
     )
-    return Embeddings(images, texts, test.labels, test.ids, spec.class_names, cost)
+    return Embeddings(
+        images=images,
+        texts=texts,
+        labels=test.labels,
+        ids=test.ids,
+        class_names=spec.class_names,
+        cost=cost,
+        tuning=tuning,
+        departures=method.departures,
+    )
 
 
 def rescore(
@@ -240,6 +273,8 @@ def write_embeddings(path: Path, embeddings: Embeddings) -> None:
         "cost": msgspec.to_builtins(embeddings.cost),
         "class_names": embeddings.class_names,
         "ids": embeddings.ids,
+        "tuning": msgspec.to_builtins(embeddings.tuning),
+        "departures": embeddings.departures,
     }
     arrays = {name: getattr(embeddings, name) for name in ("images", "texts", "labels")}
     atomic_write(path, npz_bytes({**arrays, "header": pack_header(header)}))
@@ -257,6 +292,8 @@ def read_embeddings(path: Path) -> Embeddings | None:
             ids=tuple(msgspec.convert(header["ids"], list[str])),
             class_names=tuple(header["class_names"]),
             cost=msgspec.convert(header["cost"], Cost),
+            tuning=msgspec.convert(header["tuning"], Tuning | None),
+            departures=tuple(header["departures"]),
         )
         return embeddings if len(embeddings.ids) == len(embeddings.labels) else None
     except (FileNotFoundError, ValueError, KeyError, msgspec.ValidationError):

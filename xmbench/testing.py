@@ -29,6 +29,7 @@ from xmbench.data import Corpus, Features, PairedData, Pairs, Split, prepare
 from xmbench.errors import (
     ConformanceError,
     InvalidInput,
+    InvalidParameter,
     NotFittedError,
     UnknownName,
     Unsupported,
@@ -259,6 +260,8 @@ def _check_variants(cls: type[Method]) -> None:
             _demand(kept, cls, f"{kind}={name} does not set the parameters that it lists")
     for name, values in cls.grid.items():
         _demand(len(values) > 0, cls, f"the grid has no values for {name!r}")
+        twice = any(value in values[:i] for i, value in enumerate(values))
+        _demand(not twice, cls, f"the grid has a value twice for {name!r}")
 
 
 def _read_call(text: str) -> tuple[str, dict[str, object]] | None:
@@ -389,16 +392,35 @@ def _check_refit(method: Method) -> None:
 
 
 def _check_share(cls: type[Method], data: PairedData) -> None:
+    """With what an earlier fit hands on, every value of the grid gives what it gives alone."""
     if cls.share is Method.share:
         return
-    earlier = _fit(cls(), data)
-    candidates = [{}, *({name: value} for name, values in cls.grid.items() for value in values)]
-    for parameters in candidates:
-        method, fresh = cls.resolve(parameters), _fit(cls.resolve(parameters), data)
-        with _doing(cls, f"share, with {parameters},"):
+    earlier = cls()
+    first = _fit(cls(), data)
+    with _doing(cls, "share, with the defaults,"):
+        earlier.share(first)  # some keep nothing before they are asked to
+    before = _embeddings(_fit(earlier, data), data.test)
+    for what, parameters in [("the defaults", {}), *_variants(cls)]:
+        method = cls.resolve(parameters)
+        try:
+            fresh = _fit(method.clone(), data)
+        except ConformanceError as error:
+            if isinstance(error.__cause__, InvalidParameter):
+                continue  # more dimensions than so little data has
+            raise
+        with _doing(cls, f"share, with {what},"):
             method.share(earlier)
-        same = _same(_embeddings(_fit(method, data), data.test), _embeddings(fresh, data.test))
-        _demand(same, cls, f"with {parameters}, a fit after share gives other embeddings than a fresh one")
+        found = _embeddings(_fit(method, data), data.test)
+        alike = all(map(_near, found, _embeddings(fresh, data.test)))
+        _demand(alike, cls, f"with {what}, a fit after share gives other embeddings than one without")
+        method.forget_shared()
+        _demand(
+            set(_state(method)) == set(vars(method)),
+            cls,
+            "forget_shared leaves attributes that begin with _cache",
+        )
+    same = _same(_embeddings(earlier, data.test), before)
+    _demand(same, cls, "a fit changes what it shares with an earlier one")
 
 
 # -- small parts ------------------------------------------------------------------------------------
@@ -508,6 +530,12 @@ def _same(first: object, second: object) -> bool:
             _same(value, second[key]) for key, value in first.items()
         )
     return type(first) is type(second) and bool(first == second)
+
+
+def _near(first: NDArray[Any], second: NDArray[Any]) -> bool:
+    """Equality to 1e-10 of the largest element."""
+    size = float(np.abs(second).max(initial=0.0))
+    return first.shape == second.shape and np.allclose(first, second, rtol=0, atol=1e-10 * size)
 
 
 def _close(first: NDArray[Any], second: NDArray[Any]) -> bool:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from xmbench._io import source_digest
 from xmbench.data import check_labels
-from xmbench.errors import InvalidInput
+from xmbench.errors import InvalidInput, InvalidParameter
 from xmbench.evaluation.engines import Engine, choose_engine
 from xmbench.evaluation.metrics import RECALL_LEVELS, BlockScores, Measures
 from xmbench.evaluation.pairs import TASKS, Paired, compare
@@ -113,6 +113,15 @@ class Resources:
     working_bytes: int = WORKING_BYTES
     curves: bool = True
 
+    def __post_init__(self) -> None:
+        numbers = {
+            "working_bytes": self.working_bytes,
+            "threads": 1 if self.threads is None else self.threads,
+        }
+        for name, value in numbers.items():
+            if not isinstance(value, int | np.integer) or value < 1:
+                raise InvalidParameter(f"{name} must be a whole number of at least 1, got {value!r}")
+
 
 def evaluate(
     images: NDArray[Any],
@@ -187,7 +196,8 @@ def _score(
 ) -> tuple[str, TaskScores]:
     n, items = len(queries), sum(map(len, gallery))
     memory = resources.working_bytes
-    engine = choose_engine(resources.engine, resources.device, resources.threads, memory // 2, n * items)
+    half = max(1, memory // 2)
+    engine = choose_engine(resources.engine, resources.device, resources.threads, half, n * items)
     comparison = compare(queries, gallery, protocol.similarity, resources.precision, memory * 3 // 8)
     size = items - (excluded is not None)
     measures = Measures(protocol, size, resources.curves)
@@ -224,11 +234,14 @@ def _summary(
     def curve(field: str) -> NDArray[np.float64]:
         return np.asarray(sum(getattr(block, field) for block in blocks) / (n_answered or np.nan))
 
-    per_class: dict[int, float] = {}
-    for label in range(labels.shape[1]) if labels.ndim == 2 else np.unique(labels):
-        mine = answered & (labels[:, label] > 0 if labels.ndim == 2 else labels == label)
-        if mine.any():
-            per_class[int(label)] = float(average[mine].mean())
+    known = labels[answered]
+    if labels.ndim == 2:
+        classes = np.flatnonzero(known.any(axis=0))
+        sums, counts = average[answered] @ known[:, classes], known[:, classes].sum(axis=0)
+    else:
+        classes, codes, counts = np.unique(known, return_inverse=True, return_counts=True)
+        sums = np.bincount(codes, weights=average[answered], minlength=len(classes))
+    per_class = {int(label): float(value) for label, value in zip(classes, sums / counts, strict=True)}
     return TaskScores(
         mean_average_precision=mean(average),
         average_precision=average,

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numba
 import numpy as np
 
-_compiled = numba.njit(cache=True, nogil=True)
+
+def _compiled(function: Callable[..., int]) -> Any:
+    try:
+        return numba.njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # no folder for the cache can be written to: compiled anew in every process
+        return numba.njit(nogil=True)(function)
 
 
-@_compiled  # type: ignore[untyped-decorator]
+@_compiled
 def pack(keys: Any, top: int, offsets: Any, classes: Any, starts: Any, items: Any) -> int:
     """``ranks.order_bits`` in place, and the lowest bit set for relevant items; returns how many there are.
 
@@ -36,7 +42,7 @@ def pack(keys: Any, top: int, offsets: Any, classes: Any, starts: Any, items: An
     return n
 
 
-@_compiled  # type: ignore[untyped-decorator]
+@_compiled
 def scan(keys: Any, columns: Any) -> int:
     """``ranks.tie_groups`` of packed, sorted rows (b, g), into ``columns`` (5, n); returns how many groups."""
     n = 0

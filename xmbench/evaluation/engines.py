@@ -49,6 +49,14 @@ class CpuEngine:
     """
 
     def __init__(self, compiled: bool, threads: int | None, tile_bytes: int) -> None:
+        if compiled:
+            try:
+                import xmbench.evaluation.compiled  # noqa: F401 - compiled once, and asked for here if it cannot be
+            except Exception as error:  # a numba that does not fit the numpy it finds raises anything
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise MissingDependency(
+                    f"numba is installed and cannot be used ({reason}); mend it, or take --engine numpy"
+                ) from error
         self.name = "numba" if compiled else "numpy"
         self._groups = numba_groups if compiled else numpy_groups
         self.threads, self.tile_bytes = threads, tile_bytes

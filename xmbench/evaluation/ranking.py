@@ -65,9 +65,12 @@ def rank(
     if top is not None and top < 1:
         raise InvalidParameter(f"top must be at least 1, got {top}")
     rows, gallery, own_labels, gallery_labels, excluded = Paired(images, texts, labels, protocol).task(task)
-    chosen = np.arange(len(rows)) if queries is None else np.asarray(queries, dtype=np.int64)
-    if chosen.size and not (chosen.min() >= 0 and chosen.max() < len(rows)):
+    chosen = np.arange(len(rows)) if queries is None else np.asarray(queries)
+    if chosen.size and not (
+        chosen.ndim == 1 and chosen.dtype.kind in "iu" and chosen.min() >= 0 and chosen.max() < len(rows)
+    ):
         raise InvalidInput(f"queries: expected rows from 0 to {len(rows) - 1}, got {chosen.tolist()}")
+    chosen = chosen.astype(np.int64)
     if not chosen.size:
         return
     if queries is not None:

@@ -47,6 +47,11 @@ class Rows:
         """Dimensions."""
         return int(self.array.shape[1])
 
+    @property
+    def own(self) -> type[np.float32] | type[np.float64]:
+        """The type that holds the rows without loss: float32 for float32, else float64."""
+        return np.float32 if self.array.dtype == np.float32 and self.mean is None else np.float64
+
     def read(self, at: slice, dtype: Any = np.float64) -> NDArray[Any]:
         """A fresh copy of some rows."""
         block = np.array(self.array[at], dtype=dtype)
@@ -79,7 +84,8 @@ def check_rows(rows: object, name: str) -> Rows:
     found = Rows(array)
     if array.dtype.kind == "f":
         for at in found.pieces():
-            finite = np.isfinite(array[at])
+            with np.errstate(over="ignore"):  # of a type wider than float64
+                finite = np.isfinite(array[at].astype(np.float64) if array.itemsize > 8 else array[at])
             if not finite.all():
                 row = at.start + int(np.flatnonzero(~finite.all(axis=1))[0])
                 raise InvalidInput(f"{name}: row {row} has values that are not finite")
@@ -88,17 +94,18 @@ def check_rows(rows: object, name: str) -> Rows:
 
 def zscored(rows: Rows) -> Rows:
     """Columns with mean 0 and deviation 1 (ddof 0; a constant column is left at 0), by their own statistics."""
-    total, squares, largest = np.zeros(rows.width), np.zeros(rows.width), np.zeros(rows.width)
+    largest, total, squares = np.zeros(rows.width), np.zeros(rows.width), np.zeros(rows.width)
     for at in rows.pieces():
-        total += rows.read(at).sum(axis=0)
+        np.maximum(largest, np.abs(rows.read(at)).max(axis=0), out=largest)
+    scale = np.ldexp(1.0, -np.minimum(np.frexp(largest)[1], 1022))  # squares stay within float64
+    for at in rows.pieces():
+        total += (rows.read(at) * scale).sum(axis=0)
     mean = total / len(rows)
     for at in rows.pieces():
-        block = rows.read(at)
-        np.maximum(largest, np.abs(block).max(axis=0), out=largest)
-        squares += np.square(block - mean).sum(axis=0)
+        squares += np.square(rows.read(at) * scale - mean).sum(axis=0)
     deviation = np.sqrt(squares / len(rows))
-    constant = deviation <= 1e-12 * largest
-    return Rows(rows.array, mean, np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation)))
+    constant = deviation <= 1e-12 * largest * scale
+    return Rows(rows.array, mean / scale, np.where(constant, 0.0, scale / np.where(constant, 1.0, deviation)))
 
 
 @dataclass(frozen=True)
@@ -110,10 +117,7 @@ class _Scaled:
     centre: NDArray[np.float64] | None = None
 
     def read(self, at: slice, dtype: Any) -> NDArray[Any]:
-        small = (
-            self.rows.array.dtype == np.float32
-        )  # others may leave the range of float32 before they are scaled
-        block = self.rows.read(at, dtype if small else np.float64)
+        block = self.rows.read(at, max(np.dtype(dtype), np.dtype(self.rows.own)))  # scaled first, cast last
         for factor in self.factors:
             block *= factor[at, None] if factor.ndim else factor
         if self.centre is not None:
@@ -155,16 +159,15 @@ class Comparison:
         elif similarity == "inner":
             down = int(np.ceil(np.log2(self.width)))  # |inner product| <= d * largest * largest
             self.scale = 2.0**-down
-            highest = max(int(_exponents(rows).max()) for rows in gallery) + down
+            highest = _exponent(gallery) + down
             sides = [_Scaled(queries, _powers(_exponents(queries)))]
             sides += [_Scaled(rows, _powers(np.array(highest))) for rows in gallery]
         else:
-            down = int(np.ceil(np.log2(4 * np.sqrt(self.width))))  # every centred length <= 1/2
-            highest = max(int(_exponents(rows).max()) for rows in everything) + down
+            down = int(np.ceil(np.log2(4 * np.sqrt(self.width))))  # every centred length < 5/8
+            highest = _exponent(everything) + down
             powers = _powers(np.array(highest))
             parts = [_Scaled(rows, powers) for rows in gallery]
-            total = sum(part.read(at, np.float64).sum(axis=0) for part in parts for at in part.rows.pieces())
-            centre = np.asarray(total / self.size)
+            centre = _centre(parts)
             sides = [_Scaled(rows, powers, centre) for rows in everything]
         self._queries, self._parts = sides[0], sides[1:]
         self._kept: NDArray[Any] | None = None
@@ -177,21 +180,19 @@ class Comparison:
         if similarity == "l2":
             for at, block in self.gallery():
                 self.squares[at] = np.einsum("ij,ij->i", block, block, dtype=np.float64)
+            self.scale = float(np.median(self.squares))
 
     def _unit(self, rows: Rows) -> _Scaled:
         """Rows of length 1; a zero row stays zero."""
-        exponents = _exponents(rows)
-        lengths = np.empty(len(rows))
-        powers = _powers(exponents)
-        for at in rows.pieces():
-            block = rows.read(at)
-            for power in powers:
-                block *= power[at, None]
-            lengths[at] = np.sqrt(np.einsum("ij,ij->i", block, block))
-        zero = lengths == 0
+        powers: tuple[NDArray[np.float64], ...] = ()
+        squares = _squares(rows, powers)
+        if not ((squares > 1e-280) & (squares < 1e280)).all():  # zero, or squared out of the range of float64
+            powers = _powers(_exponents(rows))
+            squares = _squares(rows, powers)
+        zero = squares == 0
         self.n_zero_norm += int(zero.sum())
-        lengths[zero] = 1.0
-        return _Scaled(rows, (powers[0] / lengths, *powers[1:]))
+        lengths = np.sqrt(np.where(zero, 1.0, squares))
+        return _Scaled(rows, (1.0 / lengths,) if not powers else (powers[0] / lengths, *powers[1:]))
 
     def queries(self, at: slice) -> NDArray[Any]:
         """Some queries, (b, d), ready for the product with :meth:`gallery`: negated, for l2 doubled too."""
@@ -218,12 +219,12 @@ class Comparison:
     def guard(self, queries: NDArray[Any]) -> Any:
         """What to add to float64 distances and take off again to round them to the grid; (b, 1) or a number.
 
-        The grid is 2^-36 of the scale of a query's distances: 1, or for l2 its squared length (a distance
-        much longer than that has lost no digits).
+        The grid is 2^-36 of the scale of a query's distances: 1, or for l2 its own squared length and the
+        median one of the gallery (a distance much longer than that has lost no digits).
         """
         if self.similarity != "l2":
             return 1.5 * 2.0**16 * self.scale
-        return 1.5 * 2.0**14 * (queries**2).sum(axis=1)[:, None]  # queries are doubled
+        return 1.5 * 2.0**16 * (np.square(queries / 2).sum(axis=1)[:, None] + self.scale)  # they are doubled
 
     def finish(self, distances: NDArray[Any], queries: NDArray[Any]) -> None:
         """Turn products into distances, in place."""
@@ -246,11 +247,49 @@ class Comparison:
         return 0.0 - found
 
 
+def _centre(parts: Sequence[_Scaled]) -> NDArray[np.float64]:
+    """(d,) the mean of all rows, to a power of two of an eighth to a quarter of their spread.
+
+    So whole numbers, codes of +-1 too, keep few digits, their distances are exact, and ties stay ties.
+    """
+    pieces = [(part, at) for part in parts for at in part.rows.pieces()]
+    width = parts[0].rows.width
+    total, low, high = np.zeros(width), np.full(width, np.inf), np.full(width, -np.inf)
+    for part, at in pieces:
+        block = part.read(at, np.float64)
+        total += block.sum(axis=0)
+        np.minimum(low, block.min(axis=0), out=low)
+        np.maximum(high, block.max(axis=0), out=high)
+    spread = float((high - low).max())
+    if not spread:
+        return low
+    step = 2.0 ** (np.frexp(spread)[1] - 3)
+    return np.asarray(np.round(total / sum(len(part.rows) for part in parts) / step) * step)
+
+
+def _exponent(parts: Sequence[Rows]) -> int:
+    """e, such that the largest value of all rows is 2^e times 0.5..1; 0 if all are zeros."""
+    blocks = (rows.read(at, rows.own) for rows in parts for at in rows.pieces())
+    return int(np.frexp(max(max(block.max(), -block.min()) for block in blocks))[1])
+
+
 def _exponents(rows: Rows) -> NDArray[np.int64]:
     """(n,) e, such that the largest value of the row is 2^e times 0.5..1; 0 for zeros."""
     found = np.empty(len(rows), np.int64)
     for at in rows.pieces():
-        found[at] = np.frexp(np.abs(rows.read(at)).max(axis=1))[1]
+        found[at] = np.frexp(np.abs(rows.read(at, rows.own)).max(axis=1))[1]
+    return found
+
+
+def _squares(rows: Rows, powers: tuple[NDArray[np.float64], ...]) -> NDArray[np.float64]:
+    """(n,) squared lengths of the rows times their powers."""
+    found = np.empty(len(rows))
+    with np.errstate(over="ignore", under="ignore"):
+        for at in rows.pieces():
+            block = rows.read(at)
+            for power in powers:
+                block *= power[at, None]
+            found[at] = np.einsum("ij,ij->i", block, block)
     return found
 
 

@@ -1,0 +1,230 @@
+"""Kernels that several methods share: their bandwidth, centring in and out of sample, landmarks, correlations.
+
+Matrices of n x n are Fortran-ordered and hold their lower triangle alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xmbench.errors import Unsupported
+from xmbench.linalg import BLOCK, Matrix
+
+Vector = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel between rows of features.
+
+    Args:
+        centre: (d,) subtracted from all rows first: kernels do not see it, rounding does.
+        bandwidth: sigma of exp(-|x - y|^2 / (2 sigma^2)); None for the linear kernel x'y.
+    """
+
+    centre: Vector
+    bandwidth: float | None
+
+    def __call__(self, rows: NDArray[Any], others: NDArray[Any]) -> Matrix:
+        """Values (m, n) for rows (m, d) and others (n, d); float64."""
+        return self._values(rows - self.centre, others - self.centre)
+
+    def _values(self, rows: Matrix, others: Matrix) -> Matrix:
+        product = rows @ others.T
+        if self.bandwidth is None:
+            return product
+        product *= -2.0
+        product += np.einsum("ij,ij->i", rows, rows)[:, None]
+        product += np.einsum("ij,ij->i", others, others)
+        np.maximum(product, 0.0, out=product)
+        product *= -0.5 / self.bandwidth**2
+        return np.exp(product, out=product)
+
+    def gram(self, rows: NDArray[Any]) -> Matrix:
+        """Lower triangle (n, n) of the kernel of rows (n, d) with themselves."""
+        n = len(rows)
+        centred = rows - self.centre
+        found = np.zeros((n, n), order="F")
+        for start, stop in _blocks(n, n):
+            found[start:, start:stop] = self._values(centred[start:], centred[start:stop])
+        if self.bandwidth is not None:
+            np.fill_diagonal(found, 1.0)
+        return found
+
+    def diagonal(self, rows: NDArray[Any]) -> Vector:
+        """(n,) values of the kernel of each row with itself."""
+        if self.bandwidth is not None:
+            return np.ones(len(rows))
+        centred = rows - self.centre
+        return np.asarray(np.einsum("ij,ij->i", centred, centred))
+
+
+def _blocks(n: int, width: int) -> Iterator[tuple[int, int]]:
+    size = max(1, BLOCK // max(1, width))
+    for start in range(0, n, size):
+        yield start, min(n, start + size)
+
+
+def median_distance(rows: NDArray[Any], *, most: int = 2000) -> float:
+    """Median distance between different rows; of a fixed draw of ``most`` rows where there are more.
+
+    Pairs of rows that are equal, up to 1e-6 of the rows' size, are left out: duplicates do not shrink it to zero.
+
+    Raises:
+        Unsupported: all rows are the same.
+    """
+    if len(rows) > most:
+        rows = rows[np.sort(np.random.default_rng(0).choice(len(rows), most, replace=False))]
+    centred = rows - rows.mean(axis=0, dtype=np.float64)
+    sizes = np.einsum("ij,ij->i", centred, centred)
+    squares = sizes[:, None] + sizes - 2.0 * (centred @ centred.T)
+    squares = squares[np.tril_indices(len(rows), -1)]
+    squares = squares[squares > 1e-12 * sizes.max()]
+    if not len(squares):
+        raise Unsupported("the training rows of one modality are all the same: there is nothing to correlate")
+    return float(np.sqrt(np.median(squares)))
+
+
+def centre_gram(gram: Matrix) -> tuple[Matrix, Vector]:
+    """H K H, in place, and the column means (n,) of K; H takes the mean out.
+
+    New items: k~ = k - mean(k) - column means + grand mean, with the mean over the training items.
+    """
+    from scipy.linalg.blas import dsymv
+
+    n = len(gram)
+    means = np.asarray(dsymv(1.0 / n, gram, np.ones(n), lower=1))
+    grand = means.mean()
+    for start, stop in _blocks(n, n):
+        block = gram[start:, start:stop]
+        block -= means[start:, None]
+        block -= means[start:stop] - grand
+    return gram, means
+
+
+def pivots(kernel: Kernel, rows: NDArray[Any], most: int, *, tolerance: float = 1e-3) -> NDArray[np.int64]:
+    """Rows chosen by pivoted incomplete Cholesky: each time the one that those before explain least.
+
+    Args:
+        kernel: of the rows.
+        rows: (n, d).
+        most: at most so many.
+        tolerance: stop when the residual trace is at most this share of the kernel's trace.
+
+    Returns:
+        Indices in the order of choice. K ~ G G' with G = K[:, p] L^-T, L the Cholesky factor of K[p, p].
+    """
+    centred = rows - kernel.centre
+    inner = Kernel(np.zeros_like(kernel.centre), kernel.bandwidth)
+    residual = kernel.diagonal(rows)
+    total = residual.sum()
+    factor = np.zeros((min(most, len(rows)), len(rows)))
+    chosen: list[int] = []
+    while len(chosen) < len(factor) and residual.sum() > tolerance * total:
+        step, pivot = len(chosen), int(residual.argmax())
+        if residual[pivot] <= 1e-12 * total / len(rows):
+            break
+        column = inner(centred[pivot : pivot + 1], centred)[0] - factor[:step, pivot] @ factor[:step]
+        factor[step] = column / np.sqrt(residual[pivot])
+        residual -= factor[step] ** 2
+        np.maximum(residual, 0.0, out=residual)
+        residual[pivot] = 0.0
+        chosen.append(pivot)
+    return np.array(chosen, dtype=np.int64)
+
+
+def landmark_map(kernel: Kernel, landmarks: NDArray[Any]) -> Matrix:
+    """E (m, r) with k(x, landmarks) @ E the Nystrom features of x: their inner products approximate the kernel.
+
+    E = U diag(lambda^-1/2) of the kernel between the landmarks; eigenvalues of at most 1e-10 of the largest are
+    left out.
+    """
+    from scipy.linalg import eigh
+
+    values, vectors = eigh(kernel.gram(landmarks), lower=True, driver="evd", check_finite=False)
+    kept = values > 1e-10 * values.max(initial=0.0)
+    return np.asarray(vectors[:, kept][:, ::-1] / np.sqrt(values[kept][::-1]))
+
+
+class Smoother:
+    """G = K(K + kappa I)^-1 of a centred kernel, through one Cholesky factor; K is overwritten by it.
+
+    Args:
+        gram: (n, n), the lower triangle of the centred kernel.
+        kappa: > 0.
+    """
+
+    def __init__(self, gram: Matrix, kappa: float) -> None:
+        from scipy.linalg.lapack import dpotrf
+
+        self.kappa = kappa
+        gram[np.diag_indices_from(gram)] += kappa
+        self._factor, _ = dpotrf(gram, lower=1, clean=0, overwrite_a=1)
+
+    def solve(self, columns: Matrix) -> Matrix:
+        """(K + kappa I)^-1 columns (n, b)."""
+        from scipy.linalg.lapack import dpotrs
+
+        return np.asarray(dpotrs(self._factor, columns, lower=1)[0])
+
+    def __call__(self, columns: Matrix) -> Matrix:
+        """G columns (n, b) = columns - kappa (K + kappa I)^-1 columns."""
+        return columns - self.kappa * self.solve(columns)
+
+
+def krylov_correlations(
+    first: Callable[[Matrix], Matrix],
+    second: Callable[[Matrix], Matrix],
+    n: int,
+    k: int,
+    *,
+    tolerance: float = 1e-9,
+    most: int = 40,
+    check: Callable[[], None] = lambda: None,
+) -> tuple[Vector, Matrix] | None:
+    """Leading solutions of (Gx Gt Gx) w = R^2 Gx w by block Krylov and Rayleigh-Ritz, from a fixed start.
+
+    Args:
+        first: applies Gx (symmetric, eigenvalues in 0..1, zero on constants) to (n, b).
+        second: applies Gt likewise.
+        n: number of rows.
+        k: how many solutions.
+        tolerance: largest relative residual ||Gt Gx w - R^2 w|| / ||w||.
+        most: block steps.
+        check: called once a step.
+
+    Returns:
+        R (k,), descending, and w (n, k) with w'Gx w = 1; None when the tolerance was not reached.
+    """
+    from scipy.linalg import eigh, qr
+
+    block: Matrix = np.random.default_rng(0).standard_normal((n, min(k + 10, n - 1)))
+    block, _ = qr(block - block.mean(axis=0), mode="economic", check_finite=False)
+    basis, once_applied, twice_applied = (np.empty((n, 0)) for _ in range(3))
+    for _ in range(most):
+        check()
+        applied = first(block)
+        basis = np.hstack([basis, block])
+        once_applied = np.hstack([once_applied, applied])
+        twice_applied = np.hstack([twice_applied, second(applied)])
+        norms, turn = eigh(basis.T @ once_applied, check_finite=False)
+        kept = norms > 1e-14 * norms[-1]
+        turn = turn[:, kept] / np.sqrt(norms[kept])
+        squares, vectors = eigh(turn.T @ (once_applied.T @ twice_applied) @ turn, check_finite=False)
+        squares, turned = squares[::-1][:k], turn @ vectors[:, ::-1][:, :k]
+        weights = basis @ turned
+        residual = np.linalg.norm(twice_applied @ turned - squares * weights, axis=0)
+        if len(squares) == k and (residual <= tolerance * np.linalg.norm(weights, axis=0)).all():
+            return np.sqrt(np.maximum(squares, 0.0)), weights
+        if basis.shape[1] + block.shape[1] >= n:
+            return None
+        block = twice_applied[:, -block.shape[1] :]
+        for _ in range(2):
+            block = block - basis @ (basis.T @ block)
+            block = np.asarray(qr(block, mode="economic", check_finite=False)[0], dtype=np.float64)
+    return None

@@ -1,0 +1,299 @@
+"""Arrays from files of the user's: numpy, text, Parquet and MATLAB. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable, Collection
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xmbench.errors import InvalidInput, MissingData, MissingDependency, XmbenchError
+from xmbench.leaderboard import clean
+
+_NAMED = re.compile(r"(.+\.(?:npz|mat|parquet)):(.+)", flags=re.DOTALL)
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+
+
+def read_matrix(path: Path, *, labels: bool = False) -> NDArray[Any]:
+    """An array from a .npy, .npz, .csv, .tsv, .txt, .parquet or .mat file, in the type it has there.
+
+    Of an .npz or .mat file with several arrays, and of some columns in a .parquet file, ``FILE:NAME`` takes
+    one. A .npy file is mapped into memory, not read, so that it may be larger than memory.
+
+    Returns:
+        (rows, dimensions) of real numbers; for labels (n,) int64 where they are whole numbers in one row or
+        column.
+
+    Raises:
+        MissingData: there is no such file.
+        InvalidInput: it is damaged, or holds no array of real numbers, or more than one.
+        MissingDependency: the extra ``parquet``, or ``mat73`` for MATLAB 7.3 files, is not installed.
+    """
+    named = None if path.is_file() else _NAMED.fullmatch(str(path))
+    path, name = (Path(named[1]), named[2]) if named else (path, None)
+    if not path.is_file():
+        raise MissingData(f"{path} does not exist")
+    if path.suffix not in _READERS:
+        raise InvalidInput(f"{path.name}: expected a file that ends in {', '.join(_READERS)}")
+    try:
+        array = _READERS[path.suffix](path, name)
+    except XmbenchError:
+        raise
+    except Exception as error:  # a damaged file may raise anything in numpy, scipy, pyarrow or h5py
+        reason = clean(str(error)) or type(error).__name__
+        raise InvalidInput(f"{path.name} cannot be read as an array of numbers: {reason}") from error
+    return _whole(array) if labels else array
+
+
+def _whole(array: NDArray[Any]) -> NDArray[Any]:
+    """Labels as whole numbers, where they are, in one dimension, if they are one list."""
+    whole = np.array(array)
+    if whole.dtype.kind == "f" and np.isfinite(whole).all() and np.array_equal(whole, np.round(whole)):
+        whole = whole.astype(np.int64)
+    if whole.ndim == 2 and 1 in whole.shape:
+        whole = whole.ravel()
+    return whole
+
+
+def _pick(path: Path, known: Collection[str], name: str | None, what: str) -> str:
+    """The name that is asked for, or the only one there is."""
+    shown = ", ".join(clean(one) for one in sorted(known)) or "none"
+    if name is None and len(known) == 1:
+        (name,) = known
+    elif name is None:
+        hint = f"; name one as {path.name}:NAME, of {shown}" if known else ""
+        raise InvalidInput(f"{path.name} holds {len(known)} {what}s, expected one{hint}")
+    if name not in known:
+        raise InvalidInput(f"{path.name} holds no {what} {name!r}; it holds: {shown}")
+    return name
+
+
+def _npy(path: Path, name: str | None) -> NDArray[Any]:
+    return np.lib.format.open_memmap(path, mode="r")
+
+
+def _npz(path: Path, name: str | None) -> NDArray[Any]:
+    with path.open("rb") as stream:
+        archive = np.load(stream, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("it is no .npz archive")
+        with archive:
+            array = archive[_pick(path, archive.files, name, "array")]
+    if not isinstance(array, np.ndarray):
+        raise ValueError("a member of the archive is no array")
+    return array
+
+
+def _text(path: Path, name: str | None) -> NDArray[Any]:
+    if not path.read_bytes().strip():
+        raise InvalidInput(f"{path.name} is empty")
+    delimiter = {".csv": ",", ".tsv": "\t"}.get(path.suffix)
+    return np.loadtxt(path, delimiter=delimiter, ndmin=2)
+
+
+# -- Parquet -------------------------------------------------------------------------------------------
+
+
+def _parquet(path: Path, name: str | None) -> NDArray[Any]:
+    """Numeric columns side by side, or one column of lists of equal length; no index of a data frame."""
+    _need("pyarrow", path, "parquet")
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(path) as file:
+        schema = file.schema_arrow
+        index = (schema.pandas_metadata or {}).get("index_columns", [])
+        columns = [column for column in schema.names if column not in index or column == name]
+        if len(set(columns)) < len(columns):
+            raise InvalidInput(f"{path.name} has columns of the same name; rename them")
+        if name is not None:
+            columns = [_pick(path, columns, name, "column")]
+        kinds = {column: schema.field(column).type for column in columns}
+        if len(kinds) == 1 and _is_list(next(iter(kinds.values())), pa.types):
+            return _lists(path, file.read(columns)[columns[0]])
+        for column, kind in kinds.items():
+            if not _is_number(kind, pa.types):
+                raise InvalidInput(
+                    f"{path.name}: column {clean(column)!r} holds {clean(str(kind))}; expected numbers in every "
+                    f"column, or one column of lists of numbers; {path.name}:NAME takes one column"
+                )
+        if not columns:
+            raise InvalidInput(f"{path.name} has no column")
+        table = file.read(columns)
+    for column in columns:
+        _no_nulls(path, column, table[column].null_count)
+    types = [kind.to_pandas_dtype() for kind in kinds.values()]
+    array = np.empty((table.num_rows, len(columns)), dtype=np.result_type(*types))
+    for j, column in enumerate(columns):
+        array[:, j] = table[column].to_numpy()
+    return array
+
+
+def _is_number(kind: Any, types: Any) -> bool:
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind))
+
+
+def _is_list(kind: Any, types: Any) -> bool:
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return bool(is_list and _is_number(kind.value_type, types))
+
+
+def _lists(path: Path, column: Any) -> NDArray[Any]:
+    """(rows, length) from a column of lists."""
+    from pyarrow import compute
+
+    _no_nulls(path, None, column.null_count)
+    lengths = np.concatenate([compute.list_value_length(chunk).to_numpy() for chunk in column.chunks] or [[]])
+    if not len(lengths):
+        raise InvalidInput(f"{path.name} holds no row")
+    if lengths.min() != lengths.max():
+        raise InvalidInput(
+            f"{path.name}: expected lists of one length, got lengths from {lengths.min()} to {lengths.max()}"
+        )
+    parts = [chunk.flatten() for chunk in column.chunks]
+    _no_nulls(path, None, sum(part.null_count for part in parts))
+    values = np.concatenate([part.to_numpy(zero_copy_only=False) for part in parts])
+    return np.asarray(values.reshape(len(lengths), int(lengths[0])))
+
+
+def _no_nulls(path: Path, column: str | None, count: int) -> None:
+    if count:
+        where = "" if column is None else f" in column {clean(column)!r}"
+        raise InvalidInput(f"{path.name}: {count} missing values{where}; fill them or leave their rows out")
+
+
+# -- MATLAB --------------------------------------------------------------------------------------------
+
+
+def _mat(path: Path, name: str | None) -> NDArray[Any]:
+    with path.open("rb") as stream:
+        head = stream.read(520)
+    if _HDF5 in (head[:8], head[512:]):
+        return _mat_hdf5(path, name)
+    from scipy.io import loadmat, whosmat
+
+    found = {
+        variable: (shape, kind)
+        for variable, shape, kind in whosmat(str(path), appendmat=False)
+        if not variable.startswith("__")
+    }
+    variable = _pick(path, found, name, "variable")
+    shape, kind = found[variable]
+    _check_variable(path, variable, kind, len(shape))
+    _check_numbers(path, variable)
+    array = loadmat(str(path), appendmat=False, variable_names=[variable], mat_dtype=True)[variable]
+    return _real(path, variable, array)
+
+
+def _check_numbers(path: Path, variable: str) -> None:
+    """Refuse a variable of numbers whose stored type is none, as damage may leave it: it would crash scipy.
+
+    Layout: "MAT-File Format", The MathWorks. Every element has a tag of type and size; a matrix begins with
+    its flags, dimensions, name and real part.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(128)
+        if 0 in head[:4]:
+            return  # version 4 has no types of this kind
+        order: Literal["little", "big"] = "little" if head[126:] == b"IM" else "big"
+
+        def number(data: bytes, place: int) -> int:
+            return int.from_bytes(data[place : place + 4], order)
+
+        while len(tag := stream.read(8)) == 8:
+            end = stream.tell() + number(tag, 4)
+            body = stream.read(min(number(tag, 4), _MAT_HEAD))
+            if number(tag, 0) == 15:  # compressed: a tag and a matrix
+                body = zlib.decompressobj().decompress(body, _MAT_HEAD)[8:]
+            place, parts = 16, []  # behind the flags
+            for _ in range(3):
+                kind, size = number(body, place), number(body, place + 4)
+                start, after = place + 8, place + 8 + (size + 7) // 8 * 8
+                if kind >> 16:  # the short form: size, type and up to 4 bytes in one tag
+                    kind, size, start, after = kind & 0xFFFF, kind >> 16, place + 4, place + 8
+                parts.append((kind, body[start : start + size]))
+                place = after
+            if parts[1][1].decode("latin1") == variable:
+                if number(body, 8) & 0x800:
+                    raise InvalidInput(_complex(path, variable))
+                if parts[2][0] not in _MAT_NUMBERS:
+                    raise ValueError(f"variable {variable!r} has numbers of the unknown type {parts[2][0]}")
+                return
+            stream.seek(end)
+    raise ValueError(f"variable {variable!r} is damaged")
+
+
+def _mat_hdf5(path: Path, name: str | None) -> NDArray[Any]:
+    """A variable of a MATLAB 7.3 file; HDF5 holds the transpose of what MATLAB shows."""
+    _need("h5py", path, "mat73")
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        variable = _pick(path, [key for key in file if not key.startswith("#")], name, "variable")
+        data = file[variable]
+        kind = data.attrs.get("MATLAB_class", b"no MATLAB type")
+        kind = kind.decode("utf-8", "replace") if isinstance(kind, bytes) else str(kind)
+        if "MATLAB_sparse" in data.attrs:
+            kind = "sparse"
+        elif isinstance(data, h5py.Group):
+            kind = "struct"
+        if data.attrs.get("MATLAB_empty", 0):
+            raise InvalidInput(f"{path.name}: variable {clean(variable)!r} is empty")
+        _check_variable(path, variable, kind, getattr(data, "ndim", 2))
+        return _real(path, variable, data[()].T)
+
+
+_MAT_HEAD = 2**16
+_MAT_NUMBERS = {1, 2, 3, 4, 5, 6, 7, 9, 12, 13}
+_NUMBERS = (
+    "double",
+    "single",
+    "logical",
+    *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+)
+_INSTEAD = {
+    "sparse": "; make it full(...)",
+    "cell": "; make it cell2mat(...)",
+    "char": "; give numbers in place of strings",
+}
+
+
+def _check_variable(path: Path, variable: str, kind: str, n_dimensions: int) -> None:
+    what = f"{path.name}: variable {clean(variable)!r}"
+    if kind not in _NUMBERS:
+        raise InvalidInput(
+            f"{what} is {clean(kind)}, expected a full matrix of numbers{_INSTEAD.get(kind, '')}"
+        )
+    if n_dimensions != 2:
+        raise InvalidInput(f"{what} has {n_dimensions} dimensions, expected two")
+
+
+def _real(path: Path, variable: str, array: NDArray[Any]) -> NDArray[Any]:
+    if array.dtype.kind not in "fiub":  # HDF5 holds complex numbers as pairs
+        raise InvalidInput(_complex(path, variable))
+    return array
+
+
+def _complex(path: Path, variable: str) -> str:
+    return f"{path.name}: variable {clean(variable)!r} holds complex numbers; expected real ones"
+
+
+def _need(module: str, path: Path, extra: str) -> None:
+    if find_spec(module) is None:
+        raise MissingDependency(f"reading {path.name} needs {module}; pip install 'xmbench[{extra}]'")
+
+
+_READERS: dict[str, Callable[[Path, str | None], NDArray[Any]]] = {
+    ".npy": _npy,
+    ".npz": _npz,
+    ".csv": _text,
+    ".tsv": _text,
+    ".txt": _text,
+    ".parquet": _parquet,
+    ".mat": _mat,
+}

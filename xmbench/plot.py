@@ -1,0 +1,564 @@
+"""Figures from records: precision-scope and precision-recall curves, and mean average precision by class.
+
+A curve is a method: the mean over its runs, with a band of one sample deviation to either side.
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import reduce
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xmbench._io import atomic_write, read_npz
+from xmbench.errors import InvalidRecord, MissingData, MissingDependency, UsageError
+from xmbench.evaluation import RECALL_LEVELS
+from xmbench.leaderboard import BIMODAL, check_same_data, clean, group_key
+from xmbench.protocol import Protocol
+from xmbench.protocol import protocol as protocol_named
+from xmbench.record import Record, Results
+from xmbench.rescore import find, named_tasks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SUFFIXES = (".png", ".svg", ".pdf")
+
+_GROUP = ("dataset", "split", "features", "scaling", "protocol", "tuning")
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito 2008
+_LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1.5, 1, 1.5, 1, 1.5)))
+_MARKERS = "osD^vPX*"
+_MOST_METHODS = len(_COLOURS) * len(_LINES)  # of different looks
+_MOST_CLASSES = 1000
+_TRANSDUCTIVE = "†"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its record, and the file of the curves that lies beside it."""
+
+    record: Record
+    arrays: Path
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Mean and sample deviation over runs, where x is a position on the horizontal axis.
+
+    Args:
+        x: (n,) float64 or int64.
+        mean: (n,) float64.
+        deviation: (n,) float64, or None of a single run.
+    """
+
+    x: NDArray[Any]
+    mean: NDArray[np.float64]
+    deviation: NDArray[np.float64] | None
+
+
+# -- which runs ---------------------------------------------------------------------------------------
+
+
+def choose(
+    results: Results, names: Sequence[str], *, dataset: str | None = None, protocol: str | None = None
+) -> list[Run]:
+    """The runs that ``names`` stand for, as ``rescore.find`` reads them; without names, all finished ones.
+
+    Of several finished runs of the same method, data, seed and protocol in the folder, the newest stays.
+
+    Args:
+        results: the folder of records.
+        names: score ids, their beginnings, or paths of records.
+        dataset: without names: the runs on this dataset alone.
+        protocol: without names: the runs under this protocol alone.
+
+    Raises:
+        MissingData: there is no such run.
+        UsageError: the runs cannot stand in one figure, or a name has no or several meanings.
+        InvalidRecord: a record cannot be read, or two runs of one split were given different data.
+    """
+    if names:
+        if dataset or protocol:
+            raise UsageError(
+                "--dataset and --protocol choose among all runs; leave them out, or every RECORD"
+            )
+        runs = [_run(results, name) for name in dict.fromkeys(names)]
+        runs = list({run.record.score_id: run for run in runs}.values())
+        _refuse_twins(runs)
+    else:
+        runs = _newest(results, dataset, protocol)
+    _refuse_mixtures(runs)
+    check_same_data(run.record for run in runs)
+    return runs
+
+
+def _run(results: Results, name: str) -> Run:
+    record = find(results, name)
+    path = Path(name) if name.endswith(".json") else results.record_path(record.score_id)
+    return Run(record, path.with_suffix(".npz"))
+
+
+def _refuse_twins(runs: Sequence[Run]) -> None:
+    seen: dict[tuple[object, ...], Record] = {}
+    for run in runs:
+        other = seen.setdefault(run.record.identity, run.record)
+        if other is not run.record:
+            raise UsageError(
+                f"records {other.score_id} and {run.record.score_id} are both {clean(run.record.method.label)}, "
+                f"seed {run.record.seed}; give one of them"
+            )
+
+
+def _newest(results: Results, dataset: str | None, protocol: str | None) -> list[Run]:
+    if protocol is not None:
+        protocol_named(protocol)
+    finished = results.newest()
+    if not finished:
+        raise MissingData(f"no finished run in {results.folder}; make some with: xmbench run")
+    known = {record.dataset.name for record in finished}
+    if dataset is not None and dataset not in known:
+        raise MissingData(
+            f"no finished run on {dataset} in {results.folder}; there are some on: "
+            + ", ".join(clean(name) for name in sorted(known))
+        )
+    found = [
+        record
+        for record in finished
+        if dataset in (None, record.dataset.name) and protocol in (None, record.protocol["name"])
+    ]
+    if not found:
+        raise MissingData(
+            f"no finished run under {protocol} in {results.folder}; make them with: "
+            f"xmbench rescore {results.folder} --protocol {protocol}"
+        )
+    return [Run(record, results.record_path(record.score_id).with_suffix(".npz")) for record in found]
+
+
+def _refuse_mixtures(runs: Sequence[Run]) -> None:
+    values = list(zip(*(group_key(run.record) for run in runs), strict=True))
+    differ = [
+        f"{field} ({', '.join(clean(value) or 'none' for value in sorted(set(found)))})"
+        for field, found in zip(_GROUP, values, strict=True)
+        if len(set(found)) > 1
+    ]
+    if differ:
+        raise UsageError(
+            f"one figure takes runs on the same data under one protocol; these differ in {' and '.join(differ)}; "
+            "choose with --dataset and --protocol, or name each RECORD"
+        )
+
+
+def _methods(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Label -> its runs; the best mean of image->text and text->image first, in each kind of figure."""
+    found: dict[str, list[Run]] = {}
+    for run in sorted(runs, key=lambda run: (run.record.seed, run.record.dataset.split_seed or 0)):
+        found.setdefault(run.record.method.label, []).append(run)
+    if len(found) > _MOST_METHODS:
+        raise UsageError(
+            f"{len(found)} methods cannot be told apart in one figure; name the records of at most "
+            f"{_MOST_METHODS}"
+        )
+
+    def score(label: str) -> tuple[float, str]:
+        values = [run.record.metrics[task].mean_average_precision for run in found[label] for task in BIMODAL]
+        return -float(np.mean([0.0 if value is None else value for value in values])), label
+
+    return {label: found[label] for label in sorted(found, key=score)}
+
+
+# -- what is drawn ------------------------------------------------------------------------------------
+
+
+def curves(
+    kind: str, runs: Sequence[Run], task: str, max_scope: int | None = None
+) -> tuple[dict[str, Curve], float | None]:
+    """Label -> curve of one task, and the chance level where the records tell it.
+
+    The chance precision among the first K is the share of relevant items, for every K. That is the precision
+    among all items of the gallery, known where the stored curves go so far. For ``pr`` there is none.
+
+    Args:
+        kind: ``precision-scope`` or ``pr``.
+        runs: of one dataset and protocol.
+        task: one of ``evaluation.TASKS``.
+        max_scope: the largest K of ``precision-scope``; None for the largest that all runs have.
+
+    Raises:
+        InvalidRecord: arrays are missing, damaged, or hold no curve.
+        MissingData: the runs have no precision at recall levels yet.
+        UsageError: ``max_scope`` is beyond the stored curves, or no query of the task has a relevant item.
+    """
+    stored = {
+        label: [
+            _precision_at_recall(run, task) if kind == "pr" else _precision_at_k(run, task) for run in mine
+        ]
+        for label, mine in _methods(runs).items()
+    }
+    everything = [curve for mine in stored.values() for curve in mine]
+    x = reduce(np.intersect1d, [curve.x for curve in everything])
+    chance = None
+    if kind == "precision-scope":
+        if max_scope is not None and max_scope > x[-1]:
+            raise UsageError(
+                f"--max-scope {max_scope}: {task} is stored up to K = {x[-1]} in all of these runs"
+            )
+        x = x if max_scope is None else x[x <= max_scope]
+        galleries = [run.record.metrics[task].gallery for mine in _methods(runs).values() for run in mine]
+        if all(curve.x[-1] == size for curve, size in zip(everything, galleries, strict=True)):
+            chance = float(np.mean([curve.mean[-1] for curve in everything]))
+    found = {}
+    for label, mine in stored.items():
+        rows = np.stack([curve.mean[np.searchsorted(curve.x, x)] for curve in mine])
+        found[label] = Curve(x, rows.mean(axis=0), rows.std(axis=0, ddof=1) if len(rows) > 1 else None)
+    return found, chance
+
+
+def _precision_at_k(run: Run, task: str) -> Curve:
+    arrays = _arrays(run)
+    k, values = arrays.get(f"scopes/{task}"), arrays.get(f"precision/{task}")
+    whole = k is not None and k.ndim == 1 and len(k) > 0 and k.dtype.kind in "iu"
+    if k is None or not whole or k[0] != 1 or (k[1:] <= k[:-1]).any():
+        raise InvalidRecord(f"{run.arrays.name}: the scopes of {task} are no numbers 1, 2, ...")
+    return Curve(k, _precision(run, task, values, len(k)), None)
+
+
+def _precision_at_recall(run: Run, task: str) -> Curve:
+    values = _arrays(run).get(f"interpolated_precision/{task}")
+    if values is None:
+        raise MissingData(
+            f"record {run.record.score_id} was made without precision at recall levels; add it with: "
+            f"xmbench rescore {run.arrays.parent.parent} --protocol {clean(str(run.record.protocol['name']))}"
+        )
+    return Curve(RECALL_LEVELS, _precision(run, task, values, len(RECALL_LEVELS)), None)
+
+
+def _arrays(run: Run) -> dict[str, NDArray[Any]]:
+    try:
+        return read_npz(run.arrays)
+    except (FileNotFoundError, ValueError) as error:
+        raise InvalidRecord(
+            f"the arrays of record {run.record.score_id} cannot be read: {clean(str(error))}"
+        ) from error
+
+
+def _precision(run: Run, task: str, values: NDArray[Any] | None, n: int) -> NDArray[np.float64]:
+    if values is None or values.shape != (n,) or values.dtype.kind != "f":
+        raise InvalidRecord(f"{run.arrays.name} holds no precision of {task} at each of {n} places")
+    if run.record.metrics[task].mean_average_precision is None:
+        raise UsageError(
+            f"no query of {task} has a relevant item in record {run.record.score_id}; choose another --task"
+        )
+    if not ((values >= 0) & (values <= 1 + 1e-9)).all():
+        raise InvalidRecord(f"{run.arrays.name}: a precision of {task} is not between 0 and 1")
+    return values.astype(np.float64)
+
+
+def by_class(runs: Sequence[Run], task: str) -> tuple[dict[str, Curve], list[str]]:
+    """Label -> mean average precision of each class, and the classes that stand at x = 0, 1, ...
+
+    A run counts for the classes that have queries in it; a class without any in all runs of a method is NaN.
+    """
+    names = list(dict.fromkeys(name for run in runs for name in run.record.metrics[task].per_class))
+    found = {}
+    for label, mine in _methods(runs).items():
+        rows = [[run.record.metrics[task].per_class.get(name) for run in mine] for name in names]
+        values = [[value for value in row if value is not None] for row in rows]
+        mean = np.array([np.mean(row) if row else np.nan for row in values])
+        spread = np.array([np.std(row, ddof=1) if len(row) > 1 else np.nan for row in values])
+        found[label] = Curve(np.arange(len(names)), mean, spread if len(mine) > 1 else None)
+    return found, names
+
+
+# -- the figure ---------------------------------------------------------------------------------------
+
+_SMALL, _NORMAL = 8.0, 10.0  # points
+_WIDE, _NARROW = 7.0, 4.2  # inches: two panels side by side, or one
+_AXES = {
+    "precision-scope": ("K", "precision among the first K"),
+    "pr": ("recall", "interpolated precision"),
+    "per-class": ("mean average precision", ""),
+}
+KINDS = tuple(_AXES)
+
+
+def figure(
+    kind: str, runs: Sequence[Run], tasks: Sequence[str] = BIMODAL, *, max_scope: int | None = None
+) -> Figure:
+    """One panel a task, two in a row; title, legend, and below them what a reader must know.
+
+    Args:
+        kind: one of :data:`KINDS`.
+        runs: what :func:`choose` chose.
+        tasks: of ``evaluation.TASKS``, one or more.
+        max_scope: of ``precision-scope``: the largest K.
+
+    Raises:
+        MissingDependency: the extra ``plots`` is not installed.
+        UnknownName: there is no such task.
+        UsageError: as :func:`curves`, or ``max_scope`` for another kind, or too many methods or classes.
+        InvalidRecord, MissingData: as :func:`curves`.
+    """
+    if find_spec("matplotlib") is None:
+        raise MissingDependency("figures need matplotlib; pip install 'xmbench[plots]'")
+    if max_scope is not None and kind != "precision-scope":
+        raise UsageError(f"--max-scope goes with precision-scope, not with {kind}")
+    tasks = named_tasks(tasks)
+    with _style():
+        return _per_class(runs, tasks) if kind == "per-class" else _curves(kind, runs, tasks, max_scope)
+
+
+def check_output(path: Path) -> None:
+    """Raise UsageError unless the name of a file tells a format that can be written."""
+    if path.suffix not in SUFFIXES:
+        raise UsageError(f"--output {path}: expected a file that ends in {', '.join(SUFFIXES)}")
+
+
+def write(drawn: Figure, path: Path) -> None:
+    """Write a figure in the format that ``path`` ends in; equal figures give equal bytes."""
+    check_output(path)
+    undated: dict[str, dict[str, None]] = {
+        ".png": {"Software": None},
+        ".svg": {"Date": None},
+        ".pdf": {"CreationDate": None},
+    }
+    buffer = io.BytesIO()
+    with _style():
+        drawn.savefig(buffer, format=path.suffix[1:], metadata=undated[path.suffix])
+    atomic_write(path, buffer.getvalue())
+
+
+def _style() -> AbstractContextManager[Any]:
+    """matplotlib's defaults and ours, whatever a matplotlibrc of the user's says."""
+    from matplotlib import style
+
+    ours = {
+        "font.size": _NORMAL,
+        "axes.titlesize": _NORMAL,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": "#dddddd",
+        "grid.linewidth": 0.6,
+        "lines.linewidth": 1.6,
+        "lines.markersize": 4.5,
+        "legend.fontsize": _NORMAL - 1,
+        "legend.frameon": False,
+        "savefig.dpi": 200,
+        "svg.hashsalt": "xmbench",
+    }
+    context: AbstractContextManager[Any] = style.context(["default", ours])
+    return context
+
+
+def _looks(i: int) -> dict[str, Any]:
+    """Colour, dash and marker of the i-th method: any one of them tells the first few apart."""
+    return {
+        "color": _COLOURS[i % len(_COLOURS)],
+        "linestyle": _LINES[i % len(_LINES)],
+        "marker": _MARKERS[i % len(_MARKERS)],
+    }
+
+
+def _curves(kind: str, runs: Sequence[Run], tasks: Sequence[str], max_scope: int | None) -> Figure:
+    drawn, panels = _panels(tasks, 2.7, sharey=True)
+    handles: list[Any] = []
+    chances = []
+    for panel, task in zip(panels, tasks, strict=True):
+        found, chance = curves(kind, runs, task, max_scope)
+        handles = []
+        for i, curve in enumerate(found.values()):
+            step = max(1, len(curve.x) // 8)
+            every = (i * step // len(found), step)  # markers of different curves stand apart
+            handles += panel.plot(curve.x, curve.mean, markevery=every, **_looks(i))
+            if curve.deviation is not None:
+                low, high = curve.mean - curve.deviation, curve.mean + curve.deviation
+                panel.fill_between(curve.x, low, high, color=_looks(i)["color"], alpha=0.12, linewidth=0)
+        if chance is not None:
+            chances.append(_chance(panel.axhline, chance))
+        panel.margins(x=0.02)
+        panel.set_title(_arrow(task))
+        panel.set(xlabel=_AXES[kind][0])
+    panels[0].set_ylim(0, min(panels[0].get_ylim()[1], 1.02))  # the panels share it
+    for panel in panels[::2]:
+        panel.set(ylabel=_AXES[kind][1])
+    return _dress(drawn, runs, handles, chances[:1], "chance", "band")
+
+
+def _per_class(runs: Sequence[Run], tasks: Sequence[str]) -> Figure:
+    found = {task: by_class(runs, task) for task in tasks}
+    best: dict[str, list[float]] = {}
+    for methods, names in found.values():
+        for j, name in enumerate(names):
+            best.setdefault(name, []).extend(curve.mean[j] for curve in methods.values())
+    if not best:
+        raise UsageError("no class has a query with a relevant item in these runs; choose another --task")
+    if len(best) > _MOST_CLASSES:
+        raise UsageError(f"{len(best)} classes do not fit one figure; it takes up to {_MOST_CLASSES}")
+    order = sorted(best, key=lambda name: (-float(np.nanmean(best[name])), name))
+    place = {name: i for i, name in enumerate(order)}
+    row = 0.3 if len(order) <= 25 else 0.2
+    drawn, panels = _panels(tasks, 0.7 + row * len(order), sharey=True)
+    handles: list[Any] = []
+    chances = []
+    for panel, task in zip(panels, tasks, strict=True):
+        methods, names = found[task]
+        at = np.array([place[name] for name in names])
+        handles = []
+        for i, curve in enumerate(methods.values()):
+            y = at + 0.6 * ((i + 0.5) / len(methods) - 0.5)
+            looks = {**_looks(i), "linestyle": "none"}
+            handles += panel.plot(curve.mean, y, **looks)
+            if curve.deviation is not None:
+                panel.errorbar(
+                    curve.mean, y, xerr=curve.deviation, fmt="none", ecolor=looks["color"], alpha=0.5, lw=1
+                )
+        levels = [run.record.metrics[task].chance for run in runs]
+        known = [level for level in levels if level is not None]
+        if known:
+            chances.append(_chance(panel.axvline, float(np.mean(known))))
+        for i in range(0, len(order), 2):
+            panel.axhspan(i - 0.5, i + 0.5, color="#f3f3f3", linewidth=0, zorder=0)
+        panel.grid(visible=False, axis="y")
+        panel.set_ylim(len(order) - 0.5, -0.5)
+        panel.set_xlim(0, min(panel.get_xlim()[1], 1.02))
+        panel.set_yticks(range(len(order)), [_cut(name, 32) for name in order], parse_math=False)
+        panel.tick_params(axis="y", length=0, labelsize=_SMALL if row < 0.3 else _NORMAL - 1)
+        panel.set_title(_arrow(task))
+        panel.set(xlabel=_AXES["per-class"][0])
+    return _dress(drawn, runs, handles, chances[:1], "chance, all classes", "line")
+
+
+def _panels(tasks: Sequence[str], height: float, **options: Any) -> tuple[Figure, list[Axes]]:
+    """An empty panel for each task, of ``height`` inches each."""
+    from matplotlib.figure import Figure
+
+    columns, rows = (1, 1) if len(tasks) == 1 else (2, (len(tasks) + 1) // 2)
+    size = (_NARROW if columns == 1 else _WIDE, rows * height)
+    drawn = Figure(figsize=size, layout="constrained")
+    panels = list(drawn.subplots(rows, columns, squeeze=False, **options).flat)
+    for panel in panels[len(tasks) :]:
+        panel.remove()
+    return drawn, panels[: len(tasks)]
+
+
+def _chance(draw: Callable[..., Any], level: float) -> Any:
+    return draw(level, color="#888888", linewidth=1, zorder=1)
+
+
+def _dress(
+    drawn: Figure, runs: Sequence[Run], handles: list[Any], chance: list[Any], chance_label: str, spread: str
+) -> Figure:
+    """Title and warning above the panels, legend and notes below; the figure grows by what they take."""
+    width, height = drawn.get_size_inches()
+    data, protocol = runs[0].record.dataset, Protocol(**runs[0].record.protocol)
+    title = (
+        f"{data.title}, split {data.split}, features {data.features}, scaling {data.scaling}, "
+        f"protocol {protocol.name}"
+    )
+    warning = f"Warning: this protocol has {', '.join(protocol.flags)}." if protocol.flags else ""
+    above = [(text, size, colour) for text, size, colour in (
+        (_wrap(title, width, _NORMAL), _NORMAL, "black"), (_wrap(warning, width, _SMALL), _SMALL, "#B00000"),
+    ) if text]  # fmt: skip
+    below = "\n".join(_wrap(note, width, _SMALL) for note in _notes(runs, spread))
+    labels = [
+        _wrap(label, width - 0.8, _NORMAL - 1)
+        for label in (*_labels(runs), *([chance_label] if chance else []))
+    ]
+    legend = _legend(drawn, [*handles, *chance], labels, width)
+    pad = 0.06
+    heads = [_lines(text) * size * 1.25 / 72 + pad for text, size, _ in above]
+    foot = _lines(below) * _SMALL * 1.3 / 72 + 2 * pad
+    keys = legend.get_window_extent(_renderer(drawn)).height / drawn.dpi
+    total = height + sum(heads) + keys + foot + pad
+    drawn.set_size_inches(width, total)
+    drawn.get_layout_engine().set(
+        rect=(0, (foot + keys) / total, 1, height / total), w_pad=0.06, h_pad=0.05, wspace=0.03, hspace=0.04
+    )
+    legend.set_bbox_to_anchor((0.5, foot / total))
+    top = total - pad
+    for (text, size, colour), taken in zip(above, heads, strict=True):
+        drawn.text(
+            0.5, top / total, text, fontsize=size, color=colour, ha="center", va="top", parse_math=False,
+            linespacing=1.15,
+        )  # fmt: skip
+        top -= taken
+    drawn.text(
+        0.02, foot / total - pad / total, below, fontsize=_SMALL, va="top", color="#333333", parse_math=False
+    )
+    return drawn
+
+
+def _labels(runs: Sequence[Run]) -> list[str]:
+    """Methods as they stand in the legend, marked where they need a word."""
+    methods = _methods(runs)
+    uneven = len({len(mine) for mine in methods.values()}) > 1
+    found = []
+    for label, mine in methods.items():
+        mark = f" {_TRANSDUCTIVE}" if any(run.record.method.transductive for run in mine) else ""
+        count = f" ({len(mine)} run{'s' * (len(mine) > 1)})" if uneven else ""
+        found.append(_cut(label, 200) + mark + count)
+    return found
+
+
+def _notes(runs: Sequence[Run], spread: str) -> list[str]:
+    counts = sorted({len(mine) for mine in _methods(runs).values()})
+    if counts[-1] > 1:
+        over = f"{counts[0]} runs" if len(counts) == 1 else "the runs of each method"
+        notes = [f"Mean over {over}; {spread}: ± one sample standard deviation."]
+    else:
+        notes = ["One run of each method."]
+    if any(run.record.method.transductive for run in runs):
+        notes.append(f"{_TRANSDUCTIVE} The method learns from the features of the test items (transductive).")
+    return notes
+
+
+def _legend(drawn: Figure, handles: list[Any], labels: list[str], width: float) -> Any:
+    """A legend of as many columns as fit the width, up to six."""
+    for columns in range(min(6, len(labels)), 0, -1):
+        names = [f"{i}" for i in range(len(labels))]  # a label that begins with _ would be left out
+        legend = drawn.legend(
+            handles, names, ncols=columns, loc="lower center", borderaxespad=0, handlelength=3
+        )
+        legend.set_in_layout(False)
+        for text, label in zip(legend.get_texts(), labels, strict=True):
+            text.set_parse_math(False)
+            text.set_text(label)
+        if columns == 1 or legend.get_window_extent(_renderer(drawn)).width / drawn.dpi <= width:
+            break
+        legend.remove()
+    return legend
+
+
+def _renderer(drawn: Figure) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    return FigureCanvasAgg(drawn).get_renderer()
+
+
+def _arrow(task: str) -> str:
+    return task.replace("->", "→")
+
+
+def _cut(text: str, most: int) -> str:
+    """One line of at most so many characters that cannot steer anything."""
+    text = clean(text)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _wrap(text: str, width: float, size: float) -> str:
+    """Lines that fit ``width`` inches in letters of ``size`` points."""
+    return "\n".join(textwrap.wrap(_cut(text, 600), int(width * 72 / (0.58 * size))))
+
+
+def _lines(text: str) -> int:
+    return text.count("\n") + 1
