@@ -37,7 +37,8 @@ class Jfssl(Method):
     L is positive semidefinite, J convex, and no update raises it.
 
     Args:
-        lambda1: weight of row sparsity, > 0.
+        lambda1: weight of row sparsity, > 0; grows with n. The defaults of both weights had the best validation
+            score over the default splits of pascal, wikipedia and emoji together.
         lambda2: weight of the graph, >= 0. Its unit is small: an item has as many neighbours in the other modality
             as its class has items.
         beta: weight of neighbours within a modality, >= 0.
@@ -69,13 +70,13 @@ class Jfssl(Method):
         ),
     )
     _cache = Pieces()
-    grid: ClassVar = {"lambda1": (1.0, 10.0, 30.0, 100.0), "lambda2": (1e-4, 1e-3, 1e-2)}
+    grid: ClassVar = {"lambda1": (30.0, 100.0, 300.0), "lambda2": (1e-3, 1e-2, 3e-2, 1e-1)}
     ablations: ClassVar = {"no_graph": {"lambda2": 0.0}}
 
     def __init__(
         self,
-        lambda1: float = 30.0,
-        lambda2: float = 1e-3,
+        lambda1: float = 100.0,
+        lambda2: float = 0.03,
         beta: float = 0.1,
         neighbours: int = 5,
         max_iter: int = 50,

@@ -33,11 +33,12 @@ AUTHOR = {
     "neighbours": 100,
     "scheme": "jacobi",
     "init": "uniform",
-    "max_iter": 5,
-    "tol": 0.02,
-    "result": "previous",
+    "max_iter": 2,
+    "tol": 0.0,
 }
-"""Settings of the released code."""
+"""Settings of the released code. It stops by a tolerance of .02, after five updates at the most, and returns the
+iterate before the last: two updates on its data. The decrease of the second update lies so near to .02 (.017 to .020
+on Wikipedia) that the rule itself would take one update here and two there, and one update is worthless."""
 
 
 class Jrl(Method):
@@ -59,7 +60,8 @@ class Jrl(Method):
     :func:`xmbench.graphs.dense_laplacian`. J is convex; with ``gauss_seidel`` no update raises it.
 
     Args:
-        gamma: weight of row sparsity, > 0.
+        gamma: weight of row sparsity, > 0; grows with n. The defaults of gamma, sigma and lam had the best
+            validation score over the default splits of pascal, wikipedia and emoji together.
         sigma: weight of the graph, >= 0 (the release's README calls it "mapping"; the formula above counts).
         lam: weight of the pairs, >= 0 (the README's "graph").
         mu: weight of the labels, > 0.
@@ -78,7 +80,6 @@ class Jrl(Method):
         init: ``ridge``: regression on Y, gamma / 2 the ridge. ``uniform``: [0, 1) from seed 1, as in the code.
         max_iter: updates at the most.
         tol: relative decrease of J that ends the iteration.
-        result: ``last`` iterate, or the ``previous`` one when the iteration is ended by ``tol``, as in the code.
         smoothing: inside the roots.
 
     Learned: ``image_weights_`` (d_image, c), ``text_weights_`` (d_text, c), ``image_mean_``, ``text_mean_``,
@@ -88,8 +89,8 @@ class Jrl(Method):
     Source: Zhai, Peng, Xiao, "Learning cross-media joint representation with sparse and semisupervised
     regularization", IEEE TCSVT 2014; objective, updates and settings after the code released with it
     (PKU-ICST-MIPL/JRL_TCSVT2014). ``preset=author`` is its settings: gamma = sigma = 1000, lam = 1, and an early
-    stop (tol .02, previous iterate: two updates) without which the projections collapse towards zero;
-    ``preset=author_transductive`` also has its test rows. The defaults differ: see ``departures``.
+    stop after two updates, without which the projections collapse towards zero (its rule amounts to two; here
+    they are counted); ``preset=author_transductive`` also has its test rows. The defaults differ: see ``departures``.
     """
 
     info = MethodInfo(
@@ -101,14 +102,14 @@ class Jrl(Method):
         trained=True,
     )
     _cache = Pieces()
-    grid: ClassVar = {"gamma": (10.0, 100.0, 1000.0), "lam": (1.0, 10.0), "sigma": (0.1, 10.0)}
+    grid: ClassVar = {"gamma": (30.0, 60.0, 100.0), "lam": (1.0, 10.0), "sigma": (0.1, 1.0)}
     presets: ClassVar = {"author": AUTHOR, "author_transductive": {**AUTHOR, "unlabeled": "test"}}
 
     def __init__(
         self,
-        gamma: float = 100.0,
-        sigma: float = 1.0,
-        lam: float = 10.0,
+        gamma: float = 60.0,
+        sigma: float = 0.1,
+        lam: float = 1.0,
         mu: float = 1.0,
         graph: Literal["knn", "binary", "author"] = "knn",
         neighbours: int = 20,
@@ -119,7 +120,6 @@ class Jrl(Method):
         init: Literal["ridge", "uniform"] = "ridge",
         max_iter: int = 30,
         tol: float = 1e-4,
-        result: Literal["last", "previous"] = "last",
         smoothing: float = 1e-10,
     ) -> None:
         self.gamma = gamma
@@ -135,7 +135,6 @@ class Jrl(Method):
         self.init = init
         self.max_iter = max_iter
         self.tol = tol
-        self.result = result
         self.smoothing = smoothing
 
     @property
@@ -215,7 +214,7 @@ class Jrl(Method):
         found = descend(
             start(), update, objective, max_iter=self.max_iter, tol=self.tol, check=context.check_deadline
         )
-        P, Q = found.previous if self.result == "previous" and found.converged else found.last
+        P, Q = found.last
         self.image_weights_, self.text_weights_ = P, Q
         self.objective_history_, self.converged_ = found.history, found.converged
         if self.output == "posterior":

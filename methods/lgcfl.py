@@ -69,12 +69,12 @@ class Lgcfl(Method):
         ),
     )
     _cache = Pieces()
-    grid: ClassVar = {"eta": (10.0, 30.0, 100.0, 300.0), "mu": (0.0, 1.0, 10.0)}
+    grid: ClassVar = {"eta": (10.0, 30.0, 60.0, 100.0), "mu": (0.0, 1.0, 10.0)}
     ablations: ClassVar = {"unpaired": {"mu": 0.0}}
 
     def __init__(
         self,
-        eta: float = 30.0,
+        eta: float = 60.0,
         mu: float = 1.0,
         q: float = 1.0,
         mode: Literal["shared", "class"] = "shared",

@@ -14,7 +14,7 @@ Matrix = NDArray[np.float64]
 Sparse = Any
 """A ``scipy.sparse.csr_array``; scipy is imported where it is needed."""
 
-BLOCK = 2**24
+BLOCK = 2**22
 """Elements of the distance matrix that are held at a time."""
 
 DENSE_LIMIT = 12_000

@@ -190,13 +190,11 @@ class Descent:
 
     Args:
         last: image and text projections after the last update.
-        previous: those before it.
         history: objective at the start and after each update.
         converged: whether the last relative decrease was below the tolerance.
     """
 
     last: Projections
-    previous: Projections
     history: Matrix
     converged: bool
 
@@ -220,12 +218,12 @@ def descend(
         tol: relative decrease that counts as none, >= 0.
         check: called once a round; may raise.
     """
-    last = previous = start
+    last = start
     history = [objective(start)]
     for _ in range(max_iter):
         check()
-        previous, last = last, update(last)
+        last = update(last)
         history.append(objective(last))
         if history[-2] - history[-1] < tol * abs(history[-2]):
-            return Descent(last, previous, np.array(history), True)
-    return Descent(last, previous, np.array(history), False)
+            return Descent(last, np.array(history), True)
+    return Descent(last, np.array(history), False)
