@@ -188,7 +188,8 @@ def scores_text(scores: Scores) -> str:
     headers = ["task", "of the first K", *(f"K = {k}" for k in scopes)]
     second = tabulate(curves, headers=headers, tablefmt="simple", disable_numparse=True)
     warnings = "".join(f"\nWarning: {flag}." for flag in scores.protocol.flags)
-    return f"{first}\n\n{second}\n\nProtocol {scores.protocol.describe()}. Engine {scores.engine}.{warnings}"
+    protocol = scores.protocol.describe(selection=False)
+    return f"{first}\n\n{second}\n\nProtocol {protocol}. Engine {scores.engine}.{warnings}"
 
 
 def recall_levels(task: TaskScores) -> dict[str, float | None]:

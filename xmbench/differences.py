@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xmbench.errors import InvalidRecord, MissingData, UnknownName, UsageError
+from xmbench.errors import InvalidRecord, MissingData, UnknownName, Unsupported, UsageError
 from xmbench.evaluation import TASKS
 from xmbench.record import Record
 from xmbench.stats import Difference, Verdict, holm, paired_difference, verdict
@@ -51,6 +51,16 @@ EXPLANATION = (
 )
 
 
+def same_test(records: Iterable[Record]) -> bool:
+    """Whether seeded splits have the same test rows; a test row is then no new evidence on another split."""
+    known = {
+        record.dataset.split_seed: record.dataset.test_fingerprint
+        for record in records
+        if record.dataset.split_seed is not None
+    }
+    return len(known) > 1 and len(set(known.values())) == 1 and "" not in known.values()
+
+
 def by_split(records: Iterable[Record]) -> dict[str, dict[int, float]]:
     """Label -> split seed -> score, the mean over method seeds; runs on a fixed split are left out."""
     found: dict[str, dict[int, list[float]]] = {}
@@ -70,10 +80,15 @@ def examine(records: Sequence[Record], claims: Sequence[tuple[str, str]]) -> lis
     """Hold claims (above, below) against records of one table.
 
     Raises:
+        Unsupported: the splits have the same test rows.
         UnknownName: there is no run of such a label over seeded splits.
         MissingData: two methods have fewer than two splits in common.
         InvalidRecord: a record does not say how many rows it is of.
     """
+    if same_test(records):
+        raise Unsupported(
+            "these splits have the same test rows: differences over them say nothing of other test rows"
+        )
     scores = by_split(records)
     sizes = {record.dataset.split_seed: _rows(record) for record in records}
     found = []
@@ -111,14 +126,19 @@ def _rows(record: Record) -> tuple[int, int]:
 
 
 def neighbours(records: Sequence[Record]) -> list[Claim]:
-    """Each method against the next one below it, by mean score over the splits that all of them share."""
-    scores = by_split(records)
+    """Each method against the next one below it, by mean score over the splits that all of them share.
+
+    Methods with a single split are left out, and so are splits that are the same in their test rows.
+    """
+    scores = {label: mine for label, mine in by_split(records).items() if len(mine) > 1}
     common = set.intersection(*(set(mine) for mine in scores.values())) if scores else set()
-    if len(common) < 2:
+    if len(common) < 2 or same_test(records):
         return []
     means = {label: float(np.mean([mine[seed] for seed in common])) for label, mine in scores.items()}
     order = sorted(means, key=lambda label: (-means[label], label))
-    kept = [record for record in records if record.dataset.split_seed in common]
+    kept = [
+        record for record in records if record.dataset.split_seed in common and record.method.label in scores
+    ]
     return examine(kept, list(itertools.pairwise(order)))
 
 

@@ -16,8 +16,15 @@ from numpy.typing import NDArray
 
 from xmbench._io import atomic_write, npz_bytes, read_npz
 from xmbench.data import PARTS
-from xmbench.differences import COLUMNS, EXPLANATION, Claim, examine, neighbours
-from xmbench.errors import InvalidRecord, LeaderboardDrift, MissingData, UnknownName, XmbenchError
+from xmbench.differences import COLUMNS, EXPLANATION, Claim, examine, neighbours, same_test
+from xmbench.errors import (
+    InvalidRecord,
+    LeaderboardDrift,
+    MissingData,
+    UnknownName,
+    Unsupported,
+    XmbenchError,
+)
 from xmbench.evaluation import TASKS, evaluator_digest
 from xmbench.protocol import Protocol
 from xmbench.record import REPORTED_SCOPES, Record, Results, check_ids, decode, encode, numerics_digest
@@ -134,7 +141,7 @@ def claims_of_tables(
         except UnknownName as error:  # its words name labels of records
             problems.append(UnknownName(error.kind, error.name, map(clean, error.known)))
             found[heading] = str(problems[-1])
-        except MissingData as error:
+        except (MissingData, Unsupported) as error:
             problems.append(error)
             found[heading] = str(error)
     if problems and len(problems) == len(found):
@@ -237,7 +244,7 @@ def _footer(records: list[Record], runs: pd.DataFrame) -> list[str]:
     lines = [
         ("Means ± sample standard deviation" if repeated else "Values")
         + f" of mean average precision, of the precision among the first K (P@K, mean over image→text and text→image) "
-        f"and of seconds. {_axis(runs)} Bold is the highest value, which need not differ from the next.",
+        f"and of seconds. {_axis(runs, same_test(records))}",
         f"Protocol {protocol.describe()}.",
         f"Split {data.split}: {sizes}.",
         f"Features {data.features} ({provenance}); scaling {data.scaling}, fitted on training rows.",
@@ -309,12 +316,17 @@ def _words(provenance: dict[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in sorted(provenance.items()))
 
 
-def _axis(runs: pd.DataFrame) -> str:
+def _axis(runs: pd.DataFrame, fixed_test: bool) -> str:
     """What differs between the runs of a row, in words."""
     if not len(runs):
         return "No run has finished."
     seeds, splits = sorted(set(runs["seed"])), sorted(set(runs["split_seed"].dropna()))
-    overlap = "Such splits share rows, so the deviation is no standard error."
+    overlap = (
+        "They share all test rows: the deviation is that of the other rows and the seed, and tells nothing of other "
+        "test rows."
+        if fixed_test
+        else "Such splits share rows, so the deviation is no standard error."
+    )
     if len(seeds) > 1 and len(splits) > 1:
         together = len(set(zip(runs["seed"], runs["split_seed"], strict=True))) == len(seeds) == len(splits)
         how = "together" if together else "in a mixture of pairs"
@@ -389,7 +401,10 @@ def to_markdown(table: Table) -> str:
         rows.append([f"**{cell}**" if (i, j) in table.bold else cell for j, cell in enumerate(cells)])
     columns = [escape(column) for column in table.columns]
     body = tabulate(rows, headers=columns, tablefmt="pipe", disable_numparse=True)
-    footer = "\n".join(f"- {escape(line)}" for line in table.footer)
+    bold = (
+        ["Bold is the highest value of a column, which need not differ from the next."] if table.bold else []
+    )
+    footer = "\n".join(f"- {escape(line)}" for line in [*table.footer, *bold])
     text = f"## {escape(table.heading)}\n\n{body}\n\n{footer}\n"
     if not table.differences:
         return text

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from xmbench._io import digest
+from xmbench._io import digest, short_id
 from xmbench.data import Corpus, Dataset, PairedData, prepare
 from xmbench.errors import PluginError, UsageError
 from xmbench.evaluation import evaluator_digest
@@ -276,6 +276,7 @@ class Plan:
                 sizes=dict(data.sizes),
                 n_classes=len(data.class_names),
                 fingerprint=data.fingerprint,
+                test_fingerprint=short_id(list(data.test.ids)),
             )
             tuning = self.request.tuning
             for choice in self.choices:

@@ -90,8 +90,8 @@ class Protocol:
         """The fields that can change a number; name and summary cannot."""
         return {key: value for key, value in asdict(self).items() if key not in ("name", "summary")}
 
-    def describe(self) -> str:
-        """The protocol in one line, for footers."""
+    def describe(self, selection: bool = True) -> str:
+        """The protocol in one line, for footers; without ``selection`` for embeddings from elsewhere."""
         ranked = (
             "full ranked list" if self.cutoff is None else f"top {self.cutoff}, divided by {self.denominator}"
         )
@@ -100,8 +100,8 @@ class Protocol:
         post = "" if self.post == "none" else f"{self.post.replace('_', ' ')} before comparison, "
         return (
             f"{self.name}: {post}MAP over the {ranked}, {self.similarity} similarity, {ties}, "
-            f"{gallery} all-modal galleries; selection on {self.selection} only"
-        )
+            f"{gallery} all-modal galleries"
+        ) + (f"; selection on {self.selection} only" if selection else "")
 
 
 DEFAULT = Protocol(
@@ -117,6 +117,12 @@ PROTOCOLS: dict[str, Protocol] = {
             name="l2",
             summary="As the default, with Euclidean distance.",
             similarity="l2",
+        ),
+        Protocol(
+            name="inner",
+            summary="As the default, with the inner product: JRL's own similarity, where embeddings are class "
+            "posteriors.",
+            similarity="inner",
         ),
         Protocol(
             name="map@50-hits-l2",

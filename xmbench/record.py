@@ -63,6 +63,8 @@ class DatasetRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sizes: dict[str, int]
     n_classes: int
     fingerprint: str
+    test_fingerprint: str = ""
+    """Hash of the ids of the test rows: equal on splits that differ in the other rows alone."""
 
 
 class TaskRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -89,6 +89,9 @@ class Scores:
     @property
     def main(self) -> float:
         """The protocol's main metric, of the two bi-modal tasks: the mean of their MAP."""
+        missing = [task for task in TASKS[:2] if task not in self.tasks]
+        if missing:
+            raise InvalidParameter(f"the main metric needs {missing[0]}, which was not among the tasks")
         return 0.5 * sum(self.tasks[task].mean_average_precision for task in TASKS[:2])
 
 
@@ -100,7 +103,8 @@ class Resources:
         engine: ``auto``, ``numpy``, ``numba`` or ``torch``; see ``engines.choose_engine``.
         device: for the torch engine.
         precision: of distances: ``float32``, ``float64``, or ``auto``: float32 if all embeddings are (or
-            are of a smaller type). Only float64 keeps ties that are ties in exact arithmetic for certain.
+            are of a smaller type). Of float32, ties that are ties in exact arithmetic may break; in float64, scores
+            closer than 2^-36 of their scale are tied (clusters tighter than about 4e-6 of the data's extent).
         threads: on the CPU; None for as many as the BLAS may use.
         working_bytes: memory above the inputs; at least one query's distances are held, whatever this says.
         curves: False computes average precision alone; curves are then empty and the other means NaN.

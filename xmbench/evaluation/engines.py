@@ -57,7 +57,7 @@ class CpuEngine:
             except Exception as error:  # a numba that does not fit the numpy it finds raises anything
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise MissingDependency(
-                    f"numba is installed and cannot be used ({reason}); mend it, or take --engine numpy"
+                    f"numba is installed and cannot be used ({reason}); mend or uninstall it, or take --engine numpy"
                 ) from error
         self.name = "numba" if compiled else "numpy"
         self._groups = numba_groups if compiled else numpy_groups
@@ -95,12 +95,12 @@ class CpuEngine:
 
         starts = range(0, comparison.n, step)
         if threads == 1 or len(starts) == 1:
-            with _blas().limit(limits=self.threads):  # None: as many as it has
+            with _limited(self.threads):
                 for start in starts:
                     for result in tile(start):
                         collect(result)
             return
-        with _blas().limit(limits=1), ThreadPoolExecutor(threads) as pool:
+        with _limited(1), ThreadPoolExecutor(threads) as pool:
             for results in pool.map(tile, starts):
                 for result in results:
                     collect(result)
@@ -112,6 +112,27 @@ def _blas() -> Any:
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
+
+
+_limits = threading.Lock()
+_limiters: list[Any] = []
+
+
+@contextmanager
+def _limited(threads: int | None) -> Iterator[None]:
+    """At most so many threads of the BLAS; None leaves them as they are.
+
+    The limit is the process's: of evaluations that overlap, the first sets it and the last one gives it back.
+    """
+    with _limits:
+        _limiters.append(_limiters[0] if _limiters else _blas().limit(limits=threads))
+    try:
+        yield
+    finally:
+        with _limits:
+            limiter = _limiters.pop()
+            if not _limiters:
+                limiter.restore_original_limits()
 
 
 def _blas_threads() -> int:

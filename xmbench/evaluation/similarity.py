@@ -74,7 +74,10 @@ def check_rows(rows: object, name: str) -> Rows:
         InvalidInput: not a matrix of real numbers with at least one row, or a value is not finite; the message
             names the row.
     """
-    array = rows if isinstance(rows, np.ndarray) else np.asarray(rows)
+    try:
+        array = rows if isinstance(rows, np.ndarray) else np.asarray(rows)
+    except ValueError as error:
+        raise InvalidInput(f"{name}: rows differ in length ({error})") from error
     if array.ndim != 2 or not array.shape[1] or array.dtype.kind not in "fiub":
         raise InvalidInput(
             f"{name}: expected real numbers (rows, dimensions), got {array.dtype} {array.shape}"
