@@ -21,6 +21,7 @@ from xmbench._io import npz_bytes, read_npz
 from xmbench.errors import InvalidRecord, LeaderboardDrift, MissingData, XmbenchError
 from xmbench.evaluation import TASKS, evaluator_digest
 from xmbench.leaderboard import (
+    BOLD,
     SCORES,
     Table,
     boards,
@@ -602,12 +603,13 @@ def test_markdown_shows_the_table_and_nothing_else(table):
     tokens = MARKDOWN.parse(to_markdown(table))
     kinds = [token.type for token in tokens]
     assert kinds.count("table_open") == kinds.count("heading_open") == kinds.count("bullet_list_open") == 1
-    assert kinds.count("list_item_open") == len(table.footer)
+    footer = [*table.footer, BOLD] if table.bold else [*table.footer]
+    assert kinds.count("list_item_open") == len(footer)
     assert kinds.count("tr_open") == 1 + len(table.rows)
     assert not {"html_block", "hr", "fence", "code_block", "blockquote_open"} & set(kinds)
     inline = [token for token in tokens if token.type == "inline"]
     cells = [*table.columns, *(cell for row in table.rows for cell in row)]
-    expected = [table.heading, *cells, *table.footer]
+    expected = [table.heading, *cells, *footer]
     assert [shown(token) for token in inline] == [clean(words) for words in expected]
     first = 1 + len(table.columns)
     width = len(table.columns)

@@ -44,7 +44,7 @@ def test_a_protocol_is_found_by_its_name(name):
 def test_an_unknown_name_comes_with_a_suggestion():
     with pytest.raises(UnknownName, match=r"unknown protocol 'defualt'; did you mean default\?"):
         protocol("defualt")
-    with pytest.raises(UnknownName, match=r"known: all-modal-with-query, default, l2"):
+    with pytest.raises(UnknownName, match=r"known: all-modal-with-query, default, inner, l2"):
         protocol("zzz")
 
 

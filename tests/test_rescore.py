@@ -7,6 +7,7 @@ import sys
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 from xmbench import cli
 from xmbench.errors import InvalidRecord, MissingData, UsageError
@@ -179,3 +180,18 @@ def test_embeddings_can_be_discarded(tmp_path):
     )
     assert plan.run(reuse=Reuse(keep_embeddings=False))[0].status == "ok"
     assert not (tmp_path / "results" / "embeddings").exists()
+
+
+def test_results_lists_each_run_with_the_id_that_other_commands_take(tmp_path):
+    folder = str(tmp_path / "results")
+    call = CliRunner().invoke
+    records = json.loads(
+        call(cli.cli, ["run", "-m", "random,cfa", "-q", "--results", folder, "--json"]).stdout
+    )
+    lines = call(cli.cli, ["results", folder]).stdout.splitlines()[2:]
+    expected = [[record["score_id"], record["method"]["label"], "emoji"] for record in records]
+    assert sorted(line.split()[:3] for line in lines) == sorted(expected)
+    for line in lines:
+        assert call(cli.cli, ["protocols", "--compare", line.split()[0], "--results", folder]).exit_code == 0
+    assert len(json.loads(call(cli.cli, ["results", folder, "--json"]).stdout)) == 2
+    assert isinstance(call(cli.cli, ["results", str(tmp_path / "none")]).exception, MissingData)

@@ -383,6 +383,25 @@ def protocols(records: tuple[str, ...], as_json: bool, results: str) -> None:
             click.echo(f"{'':<{width}}  flagged: {flag}")
 
 
+@cli.command("results")
+@click.option("--json", "as_json", is_flag=True, help="Print the records as JSON.")
+@click.argument("results", default="results")
+def results_(results: str, as_json: bool) -> None:
+    """List the runs in RESULTS: the score id of each, by which other commands know it, and what it is a run of."""
+    from xmbench.describe import records_text
+    from xmbench.record import Results
+
+    found = Results(Path(results)).newest()
+    if not found:
+        raise MissingData(f"no record in {results}; make some with: xmbench run")
+    if as_json:
+        import msgspec
+
+        _print_json([msgspec.to_builtins(record) for record in found])
+    else:
+        click.echo(records_text(found))
+
+
 @cli.command()
 @click.option("--dataset", "-d", required=True, help="Of which dataset.")
 @click.option(

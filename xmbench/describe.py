@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ import numpy as np
 from xmbench.data import Dataset
 from xmbench.differences import COLUMNS, EXPLANATION, Claim
 from xmbench.errors import MissingData
-from xmbench.evaluation import RECALL_LEVELS, Scores, TaskScores
+from xmbench.evaluation import RECALL_LEVELS, TASKS, Scores, TaskScores
 from xmbench.leaderboard import clean
-from xmbench.record import REPORTED_SCOPES
+from xmbench.record import REPORTED_SCOPES, Record
 from xmbench.registry import Plugin
 
 
@@ -140,6 +140,26 @@ def card_text(found: dict[str, Any]) -> str:
     lines += [f"           {note}" for note in read["notes"]]
     lines.append("classes:   " + ", ".join(f"{name} {count}" for name, count in read["classes"].items()))
     return "\n".join(lines)
+
+
+def records_text(records: Iterable[Record]) -> str:
+    """One line for each record: its id, and what it is a record of."""
+    from tabulate import tabulate
+
+    rows: list[list[str]] = []
+    for record in records:
+        data, tasks = record.dataset, [record.metrics.get(task) for task in TASKS[:2]]
+        scores = [task.mean_average_precision for task in tasks if task is not None]
+        known = [score for score in scores if score is not None]
+        seeds = f"{data.split}, split seed {data.split_seed}, seed {record.seed}"
+        tuned = f"{record.tuning.mode} {record.tuning.budget}" if record.tuning else "–"
+        average = f"{sum(known) / 2:.3f}" if len(known) == 2 else record.status
+        cells = (record.method.label, data.name, seeds, data.features, str(record.protocol["name"]), tuned)
+        rows.append([record.score_id, *map(clean, cells), average])
+    headers = ["score id", "method", "dataset", "split and seeds", "features", "protocol", "tuned", "average"]
+    return tabulate(
+        sorted(rows, key=lambda row: row[1:]), headers=headers, tablefmt="simple", disable_numparse=True
+    )
 
 
 def claims_text(tested: Mapping[str, Sequence[Claim] | str]) -> str:

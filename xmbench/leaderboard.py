@@ -46,6 +46,8 @@ SCORES = {
 }
 """Column title -> column of :func:`frame`."""
 
+BOLD = "Bold is the highest value of a column, which need not differ from the next."
+
 HEADING = "# Leaderboard: "
 """How a page of ours begins."""
 
