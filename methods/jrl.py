@@ -73,8 +73,8 @@ class Jrl(Method):
             ``posterior_neighbours`` training items z_j of both modalities that are nearest to z in the common
             space, w_j proportional to 1 / (1 + exp(||z - z_j||)), sum 1. The authors' similarity is the inner
             product of posteriors; under the default protocol it is their cosine, the inner product of
-            posteriors of unit length, which takes no account of how sure a posterior is. Theirs is a
-            ``Protocol`` with ``similarity="inner"``, which no named protocol has.
+            posteriors of unit length, which takes no account of how sure a posterior is. Theirs is the
+            protocol ``inner``.
         posterior_neighbours: how many training items vote.
         scheme: ``gauss_seidel``: Q is updated with the new P. ``jacobi``: with the old one, as in the code.
         init: ``ridge``: regression on Y, gamma / 2 the ridge. ``uniform``: [0, 1) from seed 1, as in the code.

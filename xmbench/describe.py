@@ -157,9 +157,8 @@ def records_text(records: Iterable[Record]) -> str:
         cells = (record.method.label, data.name, seeds, data.features, str(record.protocol["name"]), tuned)
         rows.append([record.score_id, *map(clean, cells), average])
     headers = ["score id", "method", "dataset", "split and seeds", "features", "protocol", "tuned", "average"]
-    return tabulate(
-        sorted(rows, key=lambda row: row[1:]), headers=headers, tablefmt="simple", disable_numparse=True
-    )
+    rows.sort(key=lambda row: row[1:])
+    return tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True)
 
 
 def claims_text(tested: Mapping[str, Sequence[Claim] | str]) -> str:
