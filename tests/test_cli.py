@@ -635,6 +635,17 @@ def test_a_file_that_is_no_plugin(call, tmp_path, name, source, code, words):
         assert name in answer.err and words in answer.err
 
 
+@pytest.mark.parametrize("command", [["run", "-m", "cca"], ["run", "-m", "random"], ["info", "cca"]])
+def test_a_plugin_of_a_taken_name_is_refused_and_not_passed_over(call, tmp_path, command):
+    file = write_plugin(tmp_path, "cca", "pass")
+    answer = call(*command, "--plugin", file)
+    assert (answer.code, answer.out) == (2, "")
+    problem = "the name 'cca' is taken by built-in; rename the file"
+    assert answer.err == f"xmbench: method 'cca' (file cca.py): {problem}\n"
+    listed = call("list", "--plugin", file)
+    assert listed.code == 0 and re.search(rf"^  cca#2 +broken: {problem}$", listed.out, re.MULTILINE)
+
+
 def test_info_of_a_method(call, plugins):
     answer = call("info", "cca")
     assert (answer.code, answer.err) == (0, "")

@@ -136,7 +136,7 @@ def run(**options: Any) -> None:
         raise UsageError(f"--timeout: expected a number of seconds, got {options['timeout']}")
     if options["budget"] and not options["tune"]:
         raise UsageError("--budget goes with --tune grid or --tune random")
-    registry = Registry(options["plugins"])
+    registry = _registry(options["plugins"])
     request = Request(
         methods=registry.expand(options["methods"]),
         dataset=options["dataset"],
@@ -211,7 +211,7 @@ def info(name: str, as_json: bool, data_dir: str | None, plugins: tuple[str, ...
 
     For the name of a dataset, print its card.
     """
-    registry = Registry(plugins)
+    registry = _registry(plugins)
     if name not in registry.methods and name in registry.datasets:
         _print_card(registry, name, data_dir, as_json)
         return
@@ -261,7 +261,7 @@ def data_list(plugins: tuple[str, ...], data_dir: str | None) -> None:
 @DATA_DIR
 def data_info(name: str, as_json: bool, plugins: tuple[str, ...], data_dir: str | None) -> None:
     """Print the card of a dataset: source, licence, citation, sizes, classes, features, expected files."""
-    _print_card(Registry(plugins), name, data_dir, as_json)
+    _print_card(_registry(plugins), name, data_dir, as_json)
 
 
 @cli.command()
@@ -291,7 +291,7 @@ def leaderboard(**options: Any) -> None:
         return
     if (options["rerun"] or options["seed"] is not None) and not (options["check"] and options["rerun"]):
         raise UsageError("--rerun DATASET goes with --check, and --seed with --rerun")
-    registry, folder = Registry(options["plugins"]), Path(options["output"])
+    registry, folder = _registry(options["plugins"]), Path(options["output"])
     if not options["check"]:
         for path in board.write_boards(
             folder, Results(Path(options["results"])), registry, options["dataset"]
@@ -340,7 +340,9 @@ def _rerun(options: dict[str, Any], registry: Registry, folder: Path) -> None:
                 tuning=(first.tuning.mode, first.tuning.budget) if first.tuning else None,
             )
             plan = Plan(request, registry, _places(options["data_dir"], scratch), reporter.progress)
-            anew += plan.run(on_event=reporter.on_event)  # the folder is new: only other protocols re-use fits
+            anew += plan.run(
+                on_event=reporter.on_event
+            )  # the folder is new: only other protocols re-use fits
     moved = board.compare(wanted, anew)
     if moved:
         raise LeaderboardDrift("scores moved since the leaderboard was made:\n" + "\n".join(moved))
@@ -503,7 +505,7 @@ def examples(record: str, **options: Any) -> None:
     report = collect(
         found,
         embeddings,
-        Registry(options["plugins"]),
+        _registry(options["plugins"]),
         _data(options["data_dir"]),
         tasks=named_tasks(options["tasks"] or ("image-text", "text-image")),
         ids=options["ids"],
@@ -615,6 +617,13 @@ def evaluate(
 
 
 # -- options into values -----------------------------------------------------------------------------
+
+
+def _registry(plugins: tuple[str, ...]) -> Registry:
+    """All plugins; a file is refused whose name stands for another one."""
+    registry = Registry(plugins)
+    registry.check_files()
+    return registry
 
 
 def _seeds(seeds: str, seed: int | None, split_seed: int | None) -> list[tuple[int, int]]:
