@@ -163,6 +163,12 @@ def test_progress_goes_to_standard_error_and_tables_to_standard_output(workshop)
     assert not re.search(r"^\[\d\]", out, re.MULTILINE)
 
 
+def test_a_failed_run_s_traceback_is_offered_once(workshop, call):
+    assert workshop.first.err.count("xmbench: -v shows the traceback") == 1
+    assert "-v shows" not in workshop.first.out
+    assert "-v shows" not in call(*ALL, "--plugin", workshop.plugin).err  # no fit, no traceback
+
+
 def test_neither_stream_has_codes_for_a_terminal_or_a_traceback(workshop):
     for text in (workshop.first.out, workshop.first.err):
         assert "\x1b" not in text and "\r" not in text
@@ -205,7 +211,7 @@ def test_retry_failed_runs_the_failures_alone_and_verbose_shows_their_tracebacks
     assert answer.code == 1
     assert answer.err.count(": re-used\n") == 4
     assert answer.err.count("Traceback (most recent call last)") == 2
-    assert answer.err.count("RuntimeError: it went off") >= 2
+    assert answer.err.count("RuntimeError: it went off") >= 2 and "-v shows" not in answer.err
     assert "Traceback" not in answer.out
 
 

@@ -219,7 +219,7 @@ def test_three_plugins_of_one_name_are_all_listed(tmp_path):
     registry = Registry([plugin_file(tmp_path / folder, METHOD_CODE) for folder in ("a", "b", "c")])
     assert [name for name in registry.methods if name.startswith("toy")] == ["toy", "toy#2", "toy#3"]
     assert [bool(registry.methods[name].problem) for name in ("toy", "toy#2", "toy#3")] == [False, True, True]
-    with pytest.raises(UsageError, match="'toy' is taken by file toy.py"):
+    with pytest.raises(UsageError, match=r"'toy' is taken by file toy\.py"):
         registry.check_files()
 
 

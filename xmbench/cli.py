@@ -76,7 +76,7 @@ def cli(debug: bool) -> None:
     "-m",
     default="all",
     show_default=True,
-    help="all, paper (those of the two seed papers), or names with commas: cca,cca[ridge=0.1].",
+    help="all, paper (those of the CM-GANs and ACMR papers), or names with commas: cca,cca[ridge=0.1].",
 )
 @click.option("--dataset", "-d", default="emoji", show_default=True, help="See: xmbench list datasets.")
 @click.option(
