@@ -438,8 +438,12 @@ def rescore(results: str, names: tuple[str, ...], as_json: bool) -> None:
 @click.argument("records", nargs=-1, metavar="[RECORD]...")
 @TASK
 @click.option("--dataset", "-d", help="Without RECORD: runs on this dataset.")
-@click.option("--protocol", "protocol_name", help="Without RECORD: runs under this protocol.")
-@click.option("--max-scope", type=click.IntRange(1), metavar="K", help="Of precision-scope: the largest K.")
+@click.option("--split", help="Without RECORD: runs on this split.")
+@click.option("--features", metavar="IMAGE+TEXT", help="Without RECORD: runs on these features.")
+@click.option("--scaling", metavar="IMAGE+TEXT", help="Without RECORD: runs with this scaling.")
+@click.option("--protocol", help="Without RECORD: runs under this protocol.  [default: default]")
+@click.option("--tuned/--not-tuned", default=None, help="Without RECORD: tuned runs alone, or the others.")
+@click.option("--max-scope", type=click.IntRange(2), metavar="K", help="Of precision-scope: the largest K.")
 @click.option(
     "--output",
     "-o",
@@ -452,17 +456,16 @@ def plot(
     kind: str,
     records: tuple[str, ...],
     tasks: tuple[str, ...],
-    dataset: str | None,
-    protocol_name: str | None,
     max_scope: int | None,
     output: str | None,
     results: str,
+    **which: Any,
 ) -> None:
     """Draw finished runs: precision-scope curves, precision-recall curves, or scores per class.
 
     RECORD is the score id of a run (or its beginning), or the path of its record; none stands for all finished
-    runs, the newest of each method, data, seed and protocol. Runs of one method become one curve, their mean.
-    Each task is a panel. Needs the extra "plots".  [tasks by default: image-text and text-image]
+    runs under the protocol, the newest of each method, data and seed. Runs of one method become one curve,
+    their mean. Each task is a panel. Needs the extra "plots".  [tasks by default: image-text and text-image]
     """
     from xmbench import plot as figures
     from xmbench.record import Results
@@ -470,7 +473,7 @@ def plot(
 
     path = Path(output or f"{kind}.png")
     figures.check_output(path)
-    runs = figures.choose(Results(Path(results)), records, dataset=dataset, protocol=protocol_name)
+    runs = figures.choose(Results(Path(results)), records, **which)
     drawn = figures.figure(
         kind, runs, named_tasks(tasks or ("image-text", "text-image")), max_scope=max_scope
     )
