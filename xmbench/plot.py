@@ -453,7 +453,7 @@ def _spreads(curve: Curve) -> bool:
 def _whiskers(curve: Curve) -> NDArray[np.float64]:
     """(2, n): how far one deviation goes below and above the mean within 0 and 1."""
     room = np.clip([curve.mean, 1 - curve.mean], 0, None)
-    return np.minimum(room, np.asarray(curve.deviation))
+    return np.asarray(np.minimum(room, np.asarray(curve.deviation)))
 
 
 def _per_class(runs: Sequence[Run], tasks: Sequence[str]) -> Figure:
