@@ -164,6 +164,12 @@ def test_progress_goes_to_standard_error_and_tables_to_standard_output(workshop)
     assert not re.search(r"^\[\d\]", out, re.MULTILINE)
 
 
+def test_a_failed_run_s_traceback_is_offered_once(workshop, call):
+    assert workshop.first.err.count("xmbench: -v shows the traceback") == 1
+    assert "-v shows" not in workshop.first.out
+    assert "-v shows" not in call(*ALL, "--plugin", workshop.plugin).err  # no fit, no traceback
+
+
 def test_neither_stream_has_codes_for_a_terminal_or_a_traceback(workshop):
     for text in (workshop.first.out, workshop.first.err):
         assert "\x1b" not in text and "\r" not in text
@@ -206,7 +212,7 @@ def test_retry_failed_runs_the_failures_alone_and_verbose_shows_their_tracebacks
     assert answer.code == 1
     assert answer.err.count(": re-used\n") == 4
     assert answer.err.count("Traceback (most recent call last)") == 2
-    assert answer.err.count("RuntimeError: it went off") >= 2
+    assert answer.err.count("RuntimeError: it went off") >= 2 and "-v shows" not in answer.err
     assert "Traceback" not in answer.out
 
 
@@ -634,6 +640,17 @@ def test_a_file_that_is_no_plugin(call, tmp_path, name, source, code, words):
         answer = call(*command, "--plugin", tmp_path / name)
         assert (answer.code, answer.out) == (code, "")
         assert name in answer.err and words in answer.err
+
+
+@pytest.mark.parametrize("command", [["run", "-m", "cca"], ["run", "-m", "random"], ["info", "cca"]])
+def test_a_plugin_of_a_taken_name_is_refused_and_not_passed_over(call, tmp_path, command):
+    file = write_plugin(tmp_path, "cca", "pass")
+    answer = call(*command, "--plugin", file)
+    assert (answer.code, answer.out) == (2, "")
+    problem = "the name 'cca' is taken by built-in; rename the file"
+    assert answer.err == f"xmbench: method 'cca' (file cca.py): {problem}\n"
+    listed = call("list", "--plugin", file)
+    assert listed.code == 0 and re.search(rf"^  cca#2 +broken: {problem}$", listed.out, re.MULTILINE)
 
 
 def test_info_of_a_method(call, plugins):

@@ -81,15 +81,21 @@ def test_labels_become_int64_and_multi_hot_matrices_bool():
     [
         ([0, 1, 3], 3, r"labels: row 2 has label 3, expected 0\.\.2"),
         ([0, -1, 1], 3, r"labels: row 1 has label -1, expected 0\.\.2"),
-        ([0, -1, 1], None, "labels: row 1 has label -1"),
-        ([0.0, 1.0], 3, r"got float64 \(2,\)"),
+        ([0, -1, 1], None, "labels: row 1 has label -1, expected at least 0"),
+        (np.uint64([0, 2**63]), None, r"labels: row 1 has label 9223372036854775808, expected .* 2\*\*63"),
+        ([0.0, 1.0], 3, r"got float64 \(2,\); pass labels\.astype\(int\)"),
+        ([0.0, 1.0, 2.5], 3, "labels must be whole numbers, row 2 has 2.5"),
+        ([0.0, np.nan, 2.5], None, "labels must be whole numbers, row 1 has nan"),
+        ([0.0, -np.inf], None, "labels must be whole numbers, row 1 has -inf"),
         ([True, False], 3, r"got bool \(2,\)"),
-        (["cat", "dog"], 3, "expected integers"),
+        (["cat", "dog"], 3, r"expected integers.*np\.unique\(labels, return_inverse=True\)\[1\]"),
+        (np.array(["cat", None], dtype=object), 3, r"expected integers.*np\.unique\("),
         (2, 3, "expected integers"),
         (np.zeros((2, 2, 2)), 3, r"got float64 \(2, 2, 2\)"),
         (np.eye(4), 3, "labels: expected 3 columns, got 4"),
-        (2 * np.eye(3), 3, "a multi-hot matrix holds only 0 and 1"),
-        (np.where(np.eye(3), np.nan, 0), 3, "a multi-hot matrix holds only 0 and 1"),
+        (2 * np.eye(3), 3, "a multi-hot matrix holds only 0 and 1; row 0, column 0 has 2"),
+        (np.where(np.eye(3), np.nan, 0), 3, "a multi-hot matrix holds only 0 and 1; row 0, column 0 has nan"),
+        (np.full((2, 3), "1"), 3, "a multi-hot matrix holds only 0 and 1, got dtype <U1"),
         ([[1, 0, 0], [0, 0, 0]], 3, "labels: row 1 has no class"),
         ([[1, 0, 0], [1]], 3, "labels: "),
     ],
@@ -97,7 +103,16 @@ def test_labels_become_int64_and_multi_hot_matrices_bool():
 def test_other_labels_are_refused_in_one_sentence(labels, n_classes, message):
     with pytest.raises(InvalidInput, match=message) as caught:
         check_labels(labels, n_classes)
-    assert "None" not in str(caught.value)
+    assert "None" not in str(caught.value) and f"{2**63 - 1}" not in str(caught.value)
+
+
+def test_how_unlabelled_items_are_passed_is_told_where_they_may_be():
+    with pytest.raises(InvalidInput, match=r"row 1 has label -1.*a row of zeros in a multi-hot matrix"):
+        check_labels([0, -1], None, unlabelled=True)
+    with pytest.raises(InvalidInput, match="row 1 has label -1") as caught:
+        check_labels([0, -1], 2)
+    assert "zeros" not in str(caught.value)
+    assert not check_labels([[1, 0], [0, 0]], None, unlabelled=True)[1].any()
 
 
 # -- parts ------------------------------------------------------------------------------------------

@@ -144,6 +144,13 @@ def test_stored_features_are_read_and_others_encoded():
         source(wikipedia, "text", "ldaa")
     with pytest.raises(UnknownName, match=r"unknown image features 'sifd'; did you mean sift\?"):
         source(wikipedia, "image", "sifd")
+    for modality, spec in (("image", "xyzzy"), ("text", "xyzzy"), ("image", "lda"), ("text", "sift")):
+        with pytest.raises(UnknownName, match=f"unknown {modality} features '{spec}'") as caught:
+            source(wikipedia, modality, spec)
+        for one in ("image", "text"):
+            known = ", ".join(sorted({*wikipedia.stored[one], *ENCODERS[one]}))
+            assert f"{one} features: {known}" in str(caught.value)
+        assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
 def test_each_feature_has_its_default_scaling():

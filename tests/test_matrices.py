@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -124,9 +125,17 @@ def test_objects_are_never_unpickled(tmp_path):
     np.save(tmp_path / "boxed.npy", boxed, allow_pickle=True)
     np.savez(tmp_path / "boxed.npz", boxed=boxed)
     (tmp_path / "pickle.npy").write_bytes(b"\x80\x04N.")
-    for name in ("boxed.npy", "boxed.npz", "pickle.npy"):
-        with pytest.raises(InvalidInput, match=name):
+    (tmp_path / "pickle.npz").write_bytes(b"\x80\x04N.")
+    words = {
+        "boxed.npy": r"Python objects.*save numbers: array\.astype\(float\)",
+        "boxed.npz": r"'boxed' holds Python objects.*save numbers",
+        "pickle.npy": r"is no \.npy file",
+        "pickle.npz": r"is no \.npz archive",
+    }
+    for name, found in words.items():
+        with pytest.raises(InvalidInput, match=rf"^{re.escape(name)}.*{found}") as caught:
             read_matrix(tmp_path / name)
+        assert "allow_pickle" not in str(caught.value)
 
 
 def test_an_archive_of_several_arrays_is_refused(tmp_path):
@@ -166,9 +175,86 @@ def test_a_file_cut_short_or_under_a_wrong_suffix_is_refused(tmp_path, suffix):
     (tmp_path / f"cut{suffix}").write_bytes(whole[: len(whole) // 2])
     other = {".npy": ".npz", ".npz": ".npy"}[suffix]
     (tmp_path / f"other{other}").write_bytes(whole)
-    for name in (f"cut{suffix}", f"other{other}"):
-        with pytest.raises(InvalidInput, match=name):
+    kind = {".npy": r"\.npy file", ".npz": r"\.npz archive"}[other]
+    for name, words in ((f"cut{suffix}", "is cut short"), (f"other{other}", f"is no {kind}")):
+        with pytest.raises(InvalidInput, match=f"{name} {words}"):
             read_matrix(tmp_path / name)
+
+
+def test_npy_cut_at_any_byte_is_cut_short(tmp_path):
+    whole = write(tmp_path / "whole.npy", np.arange(8.0)).read_bytes()
+    for n in range(len(whole)):
+        (tmp_path / "cut.npy").write_bytes(whole[:n])
+        with pytest.raises(InvalidInput, match=r"^cut\.npy is cut short$"):
+            read_matrix(tmp_path / "cut.npy")
+
+
+# -- text ---------------------------------------------------------------------------------------------
+
+PLAIN = r"without header and index \(pandas: header=False, index=False\)$"
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".txt"])
+@pytest.mark.parametrize("d", [2, 3, 7])
+def test_what_a_data_frame_writes_around_its_numbers_is_refused(tmp_path, suffix, d):
+    import pandas as pd
+
+    rows = np.random.default_rng(d).standard_normal((5, d))
+    separator = {".csv": ",", ".tsv": "\t", ".txt": " "}[suffix]
+    path = tmp_path / f"rows{suffix}"
+    for columns, header, index, words in (
+        (None, False, False, None),
+        (None, True, False, "row 0 is a header"),
+        (list("abcdefg")[:d], True, False, "row 0 is not numbers"),
+        (None, True, True, "row 0 is not numbers|row 1 has"),
+        (None, False, True, "column 0 is an index"),
+    ):
+        pd.DataFrame(rows, columns=columns).to_csv(path, sep=separator, header=header, index=index)
+        if words is None:
+            assert_array_equal(read_matrix(path), rows)
+            continue
+        with pytest.raises(InvalidInput, match=rf"^rows\{suffix}: ({words}).*{PLAIN}"):
+            read_matrix(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0,1\n1,0\n1,1\n",  # multi-hot, two classes
+        "0,1,2\n",  # labels in a row
+        "0\n1\n2\n",  # labels in a column
+        "0.0,1.0,2.0\n0.5,0.5,0.5\n",
+        "0.0,5,5\n1.0,5,5\n2.0,5,5\n",
+        "0,1,3\n0,1,2\n",
+        "1,1,2\n2,3,4\n3,3,4\n",
+        "# made by hand\n\n1,2\n3,4 # the last\n",
+        "\ufeff1,2\r\n3,4\r\n",
+    ],
+)
+def test_what_only_looks_like_a_count_is_read(tmp_path, text):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(text.encode())
+    lines = [line.partition("#")[0] for line in text.lstrip("\ufeff").splitlines()]
+    assert_array_equal(read_matrix(path), [[*map(float, line.split(","))] for line in lines if line.strip()])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("1,2\n3,x\n", "row 1, column 1 is 'x', not a number"),
+        ("1,2\n\n# a\n3,4\n,6\n", "row 2, column 0 is '', not a number"),
+        ("1,2\n3,4\n5\n", "row 2 has 1 columns, row 0 has 2"),
+        ("1,2\n3,\x1b[31m" + "y" * 999, r"row 1, column 1 is '\[31my{1,40}', not a number"),
+        ("1_0,2\n", "row 0 is not numbers"),
+        ("cat\ndog\n", r"row 0 is not numbers; number names: np\.unique\(names, return_inverse=True\)\[1\]"),
+        ("id,x\na,1\nb,2\n", "row 0 is not numbers; write the file without header and index"),
+        ("# nothing else\n", "is empty"),
+    ],
+)
+def test_the_place_of_what_is_no_number_is_told_from_0_on(tmp_path, text, words):
+    (tmp_path / "rows.csv").write_text(text)
+    with pytest.raises(InvalidInput, match=rf"^rows\.csv:? {words}"):
+        read_matrix(tmp_path / "rows.csv")
 
 
 # -- any format ---------------------------------------------------------------------------------------

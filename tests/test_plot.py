@@ -203,7 +203,7 @@ def test_max_scope_ends_the_curve_and_is_not_clamped(results, model):
     put(results, model, "long", 0, gallery=40)
     put(results, model, "long", 1, gallery=30)
     runs = plot.choose(results, [])
-    for k in (1, 7, 30):
+    for k in (2, 7, 30):
         (line,) = lines(plot.figure("precision-scope", runs, ["image->text"], max_scope=k).axes[0])
         assert_array_equal(line[:, 0], np.arange(1, k + 1))
     with pytest.raises(UsageError, match=r"--max-scope 31: image->text is stored up to K = 30"):
@@ -284,22 +284,67 @@ def test_the_newest_of_equal_runs_stays_and_two_named_ones_are_refused(results, 
         plot.choose(results, [old.score_id, new.score_id])
 
 
-@pytest.mark.parametrize(
-    ("fields", "words"),
-    [
-        ({"dataset": {"name": "other"}}, r"dataset \(emoji, other\)"),
-        ({"dataset": {"split": "other"}}, r"split \("),
-        ({"dataset": {"features": "a+b"}}, r"features \("),
-        ({"dataset": {"scaling": "none+none"}}, r"scaling \("),
-        ({"protocol": PROTOCOLS["l2"].to_dict()}, r"protocol \(default, l2\)"),
-        ({"tuning": Tuning("random", 4, [Trial({}, 0.5, 0.1)], 0)}, r"tuning \(none, random 4\)"),
-    ],
-)
-def test_different_data_or_protocols_do_not_share_a_figure(results, model, fields, words):
+MIXTURES = {
+    "dataset": ({"dataset": {"name": "other"}}, r"dataset \(emoji, other\)", "--dataset"),
+    "split": ({"dataset": {"split": "other"}}, r"split \(grouped, other\)", "--split"),
+    "features": ({"dataset": {"features": "a+b"}}, r"features \(a\+b, ", "--features"),
+    "scaling": ({"dataset": {"scaling": "none+none"}}, r"scaling \(", "--scaling"),
+    "tuning": (
+        {"tuning": Tuning("random", 4, [Trial({}, 0.5, 0.1)], 0)},
+        r"tuning \(not tuned, random 4\)",
+        "--tuned or --not-tuned",
+    ),
+}
+
+
+@pytest.mark.parametrize("field", MIXTURES)
+def test_different_data_do_not_share_a_figure_and_an_option_chooses(results, model, field):
+    fields, words, option = MIXTURES[field]
     records = [put(results, model, "a"), put(results, model, "b", **fields)]
     for names in ([], [record.score_id for record in records]):
-        with pytest.raises(UsageError, match=rf"these differ in {words}.*--dataset and --protocol"):
+        with pytest.raises(
+            UsageError, match=rf"these differ in {words}.*; choose with {option}, or name each"
+        ):
             plot.choose(results, names)
+    for record in records:
+        if field == "tuning":
+            options = {"tuned": record.tuning is not None}
+        else:
+            options = {field: getattr(record.dataset, "name" if field == "dataset" else field)}
+        (run,) = plot.choose(results, [], **options)
+        assert run.record == record
+        with pytest.raises(UsageError, match="leave them out, or every RECORD"):
+            plot.choose(results, [record.score_id], **options)
+    if field not in ("tuning", "dataset"):
+        with pytest.raises(MissingData, match=f"with the {field} gone.*there are some with the {field}: "):
+            plot.choose(results, [], **{field: "gone"})
+
+
+def test_all_options_that_a_mixture_needs_are_named(results, model):
+    put(results, model, "a")
+    put(results, model, "b", dataset={"name": "other", "split": "s", "scaling": "none+none"})
+    with pytest.raises(UsageError, match="choose with --dataset, --split and --scaling, or name each RECORD"):
+        plot.choose(results, [])
+
+
+def test_no_tuned_run_is_missing_data(results, model):
+    put(results, model, "a")
+    with pytest.raises(MissingData, match=r"none of these 1 runs in .* is tuned .*xmbench run --tune"):
+        plot.choose(results, [], tuned=True)
+
+
+def test_runs_under_other_protocols_are_left_out_unless_asked_for(results, model):
+    default = put(results, model, "a")
+    other = put(results, model, "a", protocol=PROTOCOLS["l2"].to_dict())
+    assert [run.record for run in plot.choose(results, [])] == [default]
+    assert [run.record for run in plot.choose(results, [], protocol="l2")] == [other]
+    with pytest.raises(UsageError, match=r"protocol \(default, l2\); choose with --protocol, or name each"):
+        plot.choose(results, [default.score_id, other.score_id])
+    results.record_path(default.score_id).unlink()
+    with pytest.raises(
+        MissingData, match=r"under default .* --protocol among l2, or make them with: .*rescore"
+    ):
+        plot.choose(results, [])
 
 
 def test_dataset_and_protocol_narrow_the_folder(results, model):
@@ -416,13 +461,96 @@ def test_no_two_methods_look_alike():
 
 
 @pytest.mark.parametrize("kind", plot.KINDS)
+def test_a_method_looks_alike_whatever_its_rank(made, results, model, kind):
+    def looks(runs) -> dict[str, tuple]:
+        drawn = plot.figure(kind, runs)
+        labels = [text.get_text() for text in drawn.legends[0].get_texts()]
+        lines = drawn.legends[0].get_lines()
+        shown = {
+            label: (line.get_color(), line.get_linestyle(), line.get_marker())
+            for label, line in zip(labels, lines, strict=True)
+        }
+        assert list(shown)[: len(order)] == order
+        panel = drawn.axes[0].get_lines()
+        assert [line.get_color() for line in panel[: len(order)]] == [shown[label][0] for label in order]
+        return {label: shown[label] for label in order}
+
+    order = ["cfa", "random"]
+    real = looks(plot.choose(made, []))
+    for place, values in enumerate(({"cfa": 0.2, "random": 0.8}, {"cfa": 0.8, "random": 0.2})):
+        folder = Results(results.folder / f"{place}")
+        for label, value in values.items():
+            put(folder, model, label, value=value)
+        order = sorted(values, key=values.__getitem__, reverse=True)
+        assert looks(plot.choose(folder, [])) == real
+
+
+def test_panels_of_classes_share_their_axis(results, model):
+    record = put(results, model, "a", per_class={"x": 0.2, "y": 0.1})
+    row = change(record.metrics["text->image"], per_class={"x": 0.9, "y": 0.1})
+    results.put(change(record, metrics={**record.metrics, "text->image": row}))
+    drawn = plot.figure("per-class", plot.choose(results, []), TASKS[:3])
+    assert len({panel.get_xlim() for panel in drawn.axes}) == 1
+    assert drawn.axes[0].get_xlim()[0] == 0 and 0.9 < drawn.axes[0].get_xlim()[1] <= 1.02
+    assert all(panel.xaxis.get_ticklabels()[0].get_visible() for panel in drawn.axes)
+
+
+@pytest.mark.parametrize("kind", plot.KINDS)
+def test_a_deviation_ends_at_0_and_1(results, model, kind):
+    for seed, value in enumerate((1.0, 1.0, 0.0)):
+        ends = {f"{name}/{task}": np.r_[value, np.zeros(n - 1)] for task in TASKS for name, n in (
+            ("precision", 40), ("interpolated_precision", 101),
+        )}  # fmt: skip
+        put(results, model, "a", seed, value=0.5, per_class={"x": value, "y": 1 - value}, arrays=ends)
+    drawn = plot.figure(kind, plot.choose(results, []))
+    for panel in drawn.axes:
+        drawn_spread = np.concatenate(
+            [path.vertices for spread in panel.collections for path in spread.get_paths()]
+        )
+        values = drawn_spread[:, 0 if kind == "per-class" else 1]
+        assert values.min() >= 0 and values.max() == pytest.approx(1) and values.max() <= 1
+    assert any("cut to 0 and 1" in text for text in texts(drawn))
+
+
+@pytest.mark.parametrize("kind", plot.KINDS)
+def test_no_word_of_a_deviation_that_is_not_drawn(results, model, kind):
+    put(results, model, "a", 0, per_class={"x": 0.5})
+    put(results, model, "a", 1, per_class={"y": 0.5})
+    drawn = plot.figure(kind, plot.choose(results, []))
+    shown = texts(drawn)
+    assert "Mean over 2 runs." in shown and not any("deviation" in text for text in shown)
+
+
+@pytest.mark.parametrize("gallery", [1, 2, 40, 700, 5000])
+def test_the_head_of_the_scope_has_room(results, model, gallery):
+    put(results, model, "a", gallery=gallery)
+    drawn = plot.figure("precision-scope", plot.choose(results, []))
+    drawn.draw_without_rendering()
+    for panel in drawn.axes:
+        place = panel.transAxes.inverted().transform(
+            panel.transData.transform([(1, 0.1), (min(100, gallery), 0.1)])
+        )
+        assert place[0, 0] >= 0 and place[1, 0] <= 1
+        assert gallery < 2 or place[1, 0] - place[0, 0] > 0.5
+        ticks = [label.get_text() for label in panel.get_xticklabels()]
+        assert ticks[0] == "1" and all(int(tick) <= gallery for tick in ticks)
+        boxes = [label.get_window_extent() for label in panel.get_xticklabels()]
+        assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+
+
+def test_the_chance_of_classes_is_told_to_be_a_mean(made):
+    assert "chance, mean over all queries" in texts(plot.figure("per-class", plot.choose(made, [])))
+
+
+@pytest.mark.parametrize("kind", plot.KINDS)
 def test_the_figure_names_data_protocol_warning_and_marks(results, model, kind):
     put(results, model, "open", 0, protocol=PROTOCOLS["test-zscore"].to_dict())
-    put(results, model, "open", 1, protocol=PROTOCOLS["test-zscore"].to_dict())
+    put(results, model, "open", 1, value=0.4, protocol=PROTOCOLS["test-zscore"].to_dict())
     put(
         results, model, "peeks", 0, protocol=PROTOCOLS["test-zscore"].to_dict(), method={"transductive": True}
     )
-    shown = [" ".join(text.split()) for text in texts(plot.figure(kind, plot.choose(results, [])))]
+    runs = plot.choose(results, [], protocol="test-zscore")
+    shown = [" ".join(text.split()) for text in texts(plot.figure(kind, runs))]
     data = model.dataset
     (title,) = [text for text in shown if text.startswith(data.title)]
     for words in (data.split, data.features, data.scaling, "protocol test-zscore"):
@@ -459,11 +587,12 @@ def test_text_of_records_is_shown_as_it_is(results, model, tmp_path, nasty, suff
 def test_nothing_lies_outside_or_on_top_of_each_other(results, model):
     """Title, warning, panels, legend and notes follow each other from top to bottom, inside the figure."""
     for i in range(14):
-        put(results, model, f"method_{i}[preset=quite_long_name]", protocol=PROTOCOLS["l2"].to_dict())
-        put(results, model, f"method_{i}[preset=quite_long_name]", 1, protocol=PROTOCOLS["l2"].to_dict())
+        for seed, value in enumerate((0.4, 0.5)):
+            label = f"method_{i}[preset=quite_long_name]"
+            put(results, model, label, seed, value=value, protocol=PROTOCOLS["l2"].to_dict())
     for kind in plot.KINDS:
         for tasks in (TASKS[:1], TASKS[:2], TASKS[:3], TASKS):
-            drawn = plot.figure(kind, plot.choose(results, []), tasks)
+            drawn = plot.figure(kind, plot.choose(results, [], protocol="l2"), tasks)
             drawn.draw_without_rendering()
             width, height = drawn.get_size_inches() * drawn.dpi
             title, notes = (text.get_window_extent() for text in drawn.texts)
@@ -532,14 +661,14 @@ def call(made, tmp_path, monkeypatch, capsys):
 def test_the_command_writes_one_file(call, made, tmp_path):
     record = next(iter(made))
     assert call("precision-scope") == (0, "wrote precision-scope.png\n", "")
-    arguments = ("per-class", record.score_id[:8], "--task", "image-all", "-o", "new/one.svg")
-    assert call(*arguments) == (0, f"wrote {Path('new/one.svg')}\n", "")
+    arguments = ("per-class", record.score_id[:8], "--task", "image-all", "-o", "one.svg")
+    assert call(*arguments) == (0, "wrote one.svg\n", "")
     assert (
         call("precision-scope", "-d", "emoji", "--protocol", "default", "--max-scope", 9, "-o", "c.pdf")[0]
         == 0
     )
     files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*"))
-    assert files == ["c.pdf", "new/one.svg", "precision-scope.png"]
+    assert files == ["c.pdf", "one.svg", "precision-scope.png"]
 
 
 @pytest.mark.parametrize(
@@ -551,7 +680,11 @@ def test_the_command_writes_one_file(call, made, tmp_path):
         (["per-class", "-o", "."], 2, "directory"),
         (["per-class", "--task", "image-txt"], 2, "did you mean image-text"),
         (["per-class", "--max-scope", "5"], 2, "goes with precision-scope"),
+        (["per-class", "-o", "gone/x.png"], 2, "xmbench: --output gone/x.png: there is no folder gone;"),
+        (["precision-scope", "--tuned"], 3, "is tuned"),
+        (["precision-scope", "--features", "sift+lda"], 3, "there are some with the features: lite0+tfidf"),
         (["precision-scope", "--max-scope", "0"], 2, "max-scope"),
+        (["precision-scope", "--max-scope", "1"], 2, "max-scope"),
         (["precision-scope", "--max-scope", "100000"], 2, "stored up to K"),
         (["precision-scope", "zz"], 3, "zz"),
         (["precision-scope", "gone.json"], 3, "gone.json does not exist"),

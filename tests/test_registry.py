@@ -195,10 +195,22 @@ def test_a_file_that_is_missing_is_reported(tmp_path):
 def test_a_name_that_is_taken_is_listed_as_a_problem(tmp_path):
     registry = Registry([plugin_file(tmp_path, METHOD_CODE, "cca")])
     assert registry.method("cca").__name__ == "Cca"
-    with pytest.raises(
-        PluginError, match="the name 'cca' is taken by built-in; register it under another name"
-    ):
+    problem = r"method 'cca' \(file cca\.py\): the name 'cca' is taken by built-in; rename the file"
+    with pytest.raises(PluginError, match=problem):
         registry.method("cca#2")
+    with pytest.raises(UsageError, match=problem):
+        registry.check_files()
+
+
+@pytest.mark.parametrize(("code", "name"), [(METHOD_CODE, "toy"), (DATASET_CODE, "toy")])
+def test_files_of_free_names_pass_the_check_even_if_given_twice(tmp_path, code, name):
+    path = plugin_file(tmp_path, code, name)
+    Registry([path, path]).check_files()
+
+
+def test_a_dataset_of_a_built_in_name_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"dataset 'emoji' \(file emoji\.py\).*rename the file"):
+        Registry([plugin_file(tmp_path, DATASET_CODE, "emoji")]).check_files()
 
 
 def test_three_plugins_of_one_name_are_all_listed(tmp_path):
@@ -207,6 +219,8 @@ def test_three_plugins_of_one_name_are_all_listed(tmp_path):
     registry = Registry([plugin_file(tmp_path / folder, METHOD_CODE) for folder in ("a", "b", "c")])
     assert [name for name in registry.methods if name.startswith("toy")] == ["toy", "toy#2", "toy#3"]
     assert [bool(registry.methods[name].problem) for name in ("toy", "toy#2", "toy#3")] == [False, True, True]
+    with pytest.raises(UsageError, match=r"'toy' is taken by file toy\.py"):
+        registry.check_files()
 
 
 # -- entry points -----------------------------------------------------------------------------------
@@ -252,6 +266,7 @@ def test_an_entry_point_cannot_take_a_built_in_name(install):
     install("cca")
     registry = Registry()
     assert registry.methods["cca"].origin == "built-in"
+    registry.check_files()  # a package that is installed is not asked for
     with pytest.raises(
         PluginError, match=r"'cca#2' .*|'cca' \(package toy-plugins 1\.2\).* taken by built-in"
     ):

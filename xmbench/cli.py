@@ -76,7 +76,7 @@ def cli(debug: bool) -> None:
     "-m",
     default="all",
     show_default=True,
-    help="all, paper (those of the two seed papers), or names with commas: cca,cca[ridge=0.1].",
+    help="all, paper (those of the CM-GANs and ACMR papers), or names with commas: cca,cca[ridge=0.1].",
 )
 @click.option("--dataset", "-d", default="emoji", show_default=True, help="See: xmbench list datasets.")
 @click.option(
@@ -136,7 +136,7 @@ def run(**options: Any) -> None:
         raise UsageError(f"--timeout: expected a number of seconds, got {options['timeout']}")
     if options["budget"] and not options["tune"]:
         raise UsageError("--budget goes with --tune grid or --tune random")
-    registry = Registry(options["plugins"])
+    registry = _registry(options["plugins"])
     request = Request(
         methods=registry.expand(options["methods"]),
         dataset=options["dataset"],
@@ -211,7 +211,7 @@ def info(name: str, as_json: bool, data_dir: str | None, plugins: tuple[str, ...
 
     For the name of a dataset, print its card.
     """
-    registry = Registry(plugins)
+    registry = _registry(plugins)
     if name not in registry.methods and name in registry.datasets:
         _print_card(registry, name, data_dir, as_json)
         return
@@ -261,7 +261,7 @@ def data_list(plugins: tuple[str, ...], data_dir: str | None) -> None:
 @DATA_DIR
 def data_info(name: str, as_json: bool, plugins: tuple[str, ...], data_dir: str | None) -> None:
     """Print the card of a dataset: source, licence, citation, sizes, classes, features, expected files."""
-    _print_card(Registry(plugins), name, data_dir, as_json)
+    _print_card(_registry(plugins), name, data_dir, as_json)
 
 
 @cli.command()
@@ -291,7 +291,7 @@ def leaderboard(**options: Any) -> None:
         return
     if (options["rerun"] or options["seed"] is not None) and not (options["check"] and options["rerun"]):
         raise UsageError("--rerun DATASET goes with --check, and --seed with --rerun")
-    registry, folder = Registry(options["plugins"]), Path(options["output"])
+    registry, folder = _registry(options["plugins"]), Path(options["output"])
     if not options["check"]:
         for path in board.write_boards(
             folder, Results(Path(options["results"])), registry, options["dataset"]
@@ -457,8 +457,12 @@ def rescore(results: str, names: tuple[str, ...], as_json: bool) -> None:
 @click.argument("records", nargs=-1, metavar="[RECORD]...")
 @TASK
 @click.option("--dataset", "-d", help="Without RECORD: runs on this dataset.")
-@click.option("--protocol", "protocol_name", help="Without RECORD: runs under this protocol.")
-@click.option("--max-scope", type=click.IntRange(1), metavar="K", help="Of precision-scope: the largest K.")
+@click.option("--split", help="Without RECORD: runs on this split.")
+@click.option("--features", metavar="IMAGE+TEXT", help="Without RECORD: runs on these features.")
+@click.option("--scaling", metavar="IMAGE+TEXT", help="Without RECORD: runs with this scaling.")
+@click.option("--protocol", help="Without RECORD: runs under this protocol.  [default: default]")
+@click.option("--tuned/--not-tuned", default=None, help="Without RECORD: tuned runs alone, or the others.")
+@click.option("--max-scope", type=click.IntRange(2), metavar="K", help="Of precision-scope: the largest K.")
 @click.option(
     "--output",
     "-o",
@@ -471,17 +475,16 @@ def plot(
     kind: str,
     records: tuple[str, ...],
     tasks: tuple[str, ...],
-    dataset: str | None,
-    protocol_name: str | None,
     max_scope: int | None,
     output: str | None,
     results: str,
+    **which: Any,
 ) -> None:
     """Draw finished runs: precision-scope curves, precision-recall curves, or scores per class.
 
     RECORD is the score id of a run (or its beginning), or the path of its record; none stands for all finished
-    runs, the newest of each method, data, seed and protocol. Runs of one method become one curve, their mean.
-    Each task is a panel. Needs the extra "plots".  [tasks by default: image-text and text-image]
+    runs under the protocol, the newest of each method, data and seed. Runs of one method become one curve,
+    their mean. Each task is a panel. Needs the extra "plots".  [tasks by default: image-text and text-image]
     """
     from xmbench import plot as figures
     from xmbench.record import Results
@@ -489,7 +492,7 @@ def plot(
 
     path = Path(output or f"{kind}.png")
     figures.check_output(path)
-    runs = figures.choose(Results(Path(results)), records, dataset=dataset, protocol=protocol_name)
+    runs = figures.choose(Results(Path(results)), records, **which)
     drawn = figures.figure(
         kind, runs, named_tasks(tasks or ("image-text", "text-image")), max_scope=max_scope
     )
@@ -526,7 +529,7 @@ def examples(record: str, **options: Any) -> None:
     report = collect(
         found,
         embeddings,
-        Registry(options["plugins"]),
+        _registry(options["plugins"]),
         _data(options["data_dir"]),
         tasks=named_tasks(options["tasks"] or ("image-text", "text-image")),
         ids=options["ids"],
@@ -641,6 +644,13 @@ def evaluate(
 
 
 # -- options into values -----------------------------------------------------------------------------
+
+
+def _registry(plugins: tuple[str, ...]) -> Registry:
+    """All plugins; a file is refused whose name stands for another one."""
+    registry = Registry(plugins)
+    registry.check_files()
+    return registry
 
 
 def _seeds(seeds: str, seed: int | None, split_seed: int | None) -> list[tuple[int, int]]:

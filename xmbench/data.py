@@ -75,22 +75,39 @@ def check_labels(
     except ValueError as error:
         raise InvalidInput(f"{name}: rows differ in length ({error})") from error
     if array.ndim == 1 and array.dtype.kind in "iu":
-        most = (n_classes or 2**63) - 1
-        wrong = np.flatnonzero((array < 0) | (array > most))
+        wrong = np.flatnonzero((array < 0) | (array >= (n_classes or 2**63)))
         if wrong.size:
-            raise InvalidInput(f"{name}: row {wrong[0]} has label {array[wrong[0]]}, expected 0..{most}")
+            expected = f"0..{n_classes - 1}" if n_classes else "at least 0 and less than 2**63"
+            hint = "; an unlabelled item is a row of zeros in a multi-hot matrix" if unlabelled else ""
+            raise InvalidInput(
+                f"{name}: row {wrong[0]} has label {array[wrong[0]]}, expected {expected}{hint}"
+            )
         return array.astype(np.int64)
     if array.ndim == 2:
         if n_classes is not None and array.shape[1] != n_classes:
             raise InvalidInput(f"{name}: expected {n_classes} columns, got {array.shape[1]}")
-        if array.dtype.kind not in "biuf" or ((array != 0) & (array != 1)).any():
-            raise InvalidInput(f"{name}: a multi-hot matrix holds only 0 and 1")
+        if array.dtype.kind not in "biuf":
+            raise InvalidInput(f"{name}: a multi-hot matrix holds only 0 and 1, got dtype {array.dtype}")
+        if (wrong := (array != 0) & (array != 1)).any():
+            row, column = np.argwhere(wrong)[0]
+            raise InvalidInput(
+                f"{name}: a multi-hot matrix holds only 0 and 1; row {row}, column {column} has "
+                f"{array[row, column]}"
+            )
         empty = np.flatnonzero(~array.any(axis=1))
         if empty.size and not unlabelled:
             raise InvalidInput(f"{name}: row {empty[0]} has no class")
         return array.astype(bool)
+    hint = ""
+    if array.ndim == 1 and array.dtype.kind == "f":
+        fractions = np.flatnonzero(~np.isfinite(array) | (array != np.round(array)))
+        if fractions.size:
+            raise InvalidInput(f"{name} must be whole numbers, row {fractions[0]} has {array[fractions[0]]}")
+        hint = "; pass labels.astype(int)"
+    elif array.ndim == 1 and array.dtype.kind in "UTSO":
+        hint = "; number them: np.unique(labels, return_inverse=True)[1]"
     raise InvalidInput(
-        f"{name}: expected integers (n,) or a multi-hot matrix (n, c), got {array.dtype} {array.shape}"
+        f"{name}: expected integers (n,) or a multi-hot matrix (n, c), got {array.dtype} {array.shape}{hint}"
     )
 
 

@@ -65,16 +65,19 @@ class UnknownName(UsageError):
         kind: what was looked for, in words: "method", "split".
         name: the name that was given.
         known: the names that exist.
+        listing: what exists, in words, where more than ``known`` is to be told.
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        self.kind, self.name, self.known = kind, name, sorted(set(known))
+    def __init__(self, kind: str, name: str, known: Iterable[str], listing: str = "") -> None:
+        self.kind, self.name, self.known, self.listing = kind, name, sorted(set(known)), listing
         close = difflib.get_close_matches(name, self.known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(self.known) or 'none'}"
-        super().__init__(f"unknown {kind} {name!r}; {hint}")
+        hints = [f"did you mean {' or '.join(close)}?"] if close else []
+        if listing or not close:
+            hints.append(listing or f"known: {', '.join(self.known) or 'none'}")
+        super().__init__(f"unknown {kind} {name!r}; {' '.join(hints)}")
 
-    def __reduce__(self) -> tuple[type[UnknownName], tuple[str, str, list[str]]]:
-        return type(self), (self.kind, self.name, self.known)
+    def __reduce__(self) -> tuple[type[UnknownName], tuple[str, str, list[str], str]]:
+        return type(self), (self.kind, self.name, self.known, self.listing)
 
 
 class InvalidParameter(UsageError):

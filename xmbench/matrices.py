@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import is_zipfile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,27 +74,117 @@ def _pick(path: Path, known: Collection[str], name: str | None, what: str) -> st
     return name
 
 
+# -- numpy ---------------------------------------------------------------------------------------------
+
+_OBJECTS = (
+    "holds Python objects, which are never read; save numbers: array.astype(float), or for names "
+    "np.unique(array, return_inverse=True)[1]"
+)
+
+
 def _npy(path: Path, name: str | None) -> NDArray[Any]:
-    return np.lib.format.open_memmap(path, mode="r")
+    magic = np.lib.format.magic(1, 0)[:-2]
+    with path.open("rb") as stream:
+        if not magic.startswith(stream.read(len(magic))):
+            raise InvalidInput(f"{path.name} is no .npy file")
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except ValueError as error:
+        for sign, words in (("Python objects", _OBJECTS), ("EOF", "is cut short"), ("mmap", "is cut short")):
+            if sign in str(error):
+                raise InvalidInput(f"{path.name} {words}") from error
+        raise
 
 
 def _npz(path: Path, name: str | None) -> NDArray[Any]:
     with path.open("rb") as stream:
-        archive = np.load(stream, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("it is no .npz archive")
-        with archive:
-            array = archive[_pick(path, archive.files, name, "array")]
+        if stream.read(4) not in (b"PK\x03\x04", b"PK\x05\x06"):
+            raise InvalidInput(f"{path.name} is no .npz archive")
+        if not is_zipfile(stream):
+            raise InvalidInput(f"{path.name} is cut short or damaged")
+        stream.seek(0)
+        with np.load(stream, allow_pickle=False) as archive:
+            member = _pick(path, archive.files, name, "array")
+            try:
+                array = archive[member]
+            except ValueError as error:
+                if "allow_pickle" not in str(error):
+                    raise
+                raise InvalidInput(f"{path.name}: array {clean(member)!r} {_OBJECTS}") from error
     if not isinstance(array, np.ndarray):
         raise ValueError("a member of the archive is no array")
     return array
 
 
+# -- text ----------------------------------------------------------------------------------------------
+
+_PLAIN = "write the file without header and index (pandas: header=False, index=False)"
+_NAMES = "number names: np.unique(names, return_inverse=True)[1]"
+
+
 def _text(path: Path, name: str | None) -> NDArray[Any]:
-    if not path.read_bytes().strip():
+    if next(_lines(path), None) is None:
         raise InvalidInput(f"{path.name} is empty")
-    delimiter = {".csv": ",", ".tsv": "\t"}.get(path.suffix)
-    return np.loadtxt(path, delimiter=delimiter, ndmin=2)
+    try:
+        array = np.loadtxt(path, delimiter=_delimiter(path), ndmin=2, encoding="utf-8-sig")
+    except ValueError:
+        _check_fields(path)
+        raise
+    _check_counted(path, array)
+    return array
+
+
+def _delimiter(path: Path) -> str | None:
+    return {".csv": ",", ".tsv": "\t"}.get(path.suffix)
+
+
+def _lines(path: Path) -> Iterator[list[str]]:
+    """The fields of each line that has any, as ``np.loadtxt`` cuts them."""
+    with path.open(encoding="utf-8-sig") as stream:
+        for line in stream:
+            row = line.rstrip("\r\n").partition("#")[0]
+            if row.strip():
+                yield [field.strip() for field in row.split(_delimiter(path))]
+
+
+def _check_fields(path: Path) -> None:
+    """Say where a file first holds something else than a table of numbers."""
+    width = 0
+    lines = _lines(path)
+    for i, fields in enumerate(lines):
+        wrong = [j for j, field in enumerate(fields) if not _is_written_number(field)]
+        if wrong and i == 0:
+            named = not any(map(_is_written_number, next(lines, fields)))
+            raise InvalidInput(f"{path.name}: row 0 is not numbers; {_NAMES if named else _PLAIN}")
+        if wrong:
+            shown = clean(fields[wrong[0]])[:40]
+            raise InvalidInput(f"{path.name}: row {i}, column {wrong[0]} is {shown!r}, not a number")
+        width = width or len(fields)
+        if len(fields) != width:
+            hint = f"; {_PLAIN}" if i == 1 and len(fields) == width + 1 else ""  # no name above the index
+            raise InvalidInput(f"{path.name}: row {i} has {len(fields)} columns, row 0 has {width}{hint}")
+
+
+def _is_written_number(field: str) -> bool:
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return "_" not in field
+
+
+def _check_counted(path: Path, array: NDArray[Any]) -> None:
+    """Refuse what a data frame writes around its numbers if it is not told otherwise: counts from 0.
+
+    A multi-hot matrix of two classes may begin with 0,1. Counts with a decimal point are taken for numbers.
+    """
+    n, d = array.shape
+    header = n > 1 and d > 1 and np.array_equal(array[0], np.arange(d)) and not np.isin(array, (0, 1)).all()
+    if header and next(_lines(path)) == [str(j) for j in range(d)]:
+        raise InvalidInput(f"{path.name}: row 0 is a header (0 to {d - 1}); {_PLAIN}")
+    index = n > 2 and d > 2 and np.array_equal(array[:, 0], np.arange(n))
+    if index and all(fields[0] == str(i) for i, fields in enumerate(_lines(path))):
+        raise InvalidInput(f"{path.name}: column 0 is an index (0 to {n - 1}); {_PLAIN}")
 
 
 # -- Parquet -------------------------------------------------------------------------------------------

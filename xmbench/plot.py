@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import reduce
@@ -33,7 +33,16 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
-_GROUP = ("dataset", "split", "features", "scaling", "protocol", "tuning")
+_GROUP = {
+    "dataset": "--dataset",
+    "split": "--split",
+    "features": "--features",
+    "scaling": "--scaling",
+    "protocol": "--protocol",
+    "tuning": "--tuned or --not-tuned",
+}
+"""What the runs of one figure have in common, in the order of ``group_key``, and the options that choose it."""
+_NOT_TUNED = "not tuned"
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito 2008
 _LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1.5, 1, 1.5, 1, 1.5)))
 _MARKERS = "osD^vPX*"
@@ -69,7 +78,7 @@ class Curve:
 
 
 def choose(
-    results: Results, names: Sequence[str], *, dataset: str | None = None, protocol: str | None = None
+    results: Results, names: Sequence[str], *, tuned: bool | None = None, **wanted: str | None
 ) -> list[Run]:
     """The runs that ``names`` stand for, as ``rescore.find`` reads them; without names, all finished ones.
 
@@ -78,8 +87,9 @@ def choose(
     Args:
         results: the folder of records.
         names: score ids, their beginnings, or paths of records.
-        dataset: without names: the runs on this dataset alone.
-        protocol: without names: the runs under this protocol alone.
+        tuned: without names: the tuned runs alone, or those that were not tuned; None for both.
+        wanted: without names: the ``dataset``, ``split``, ``features``, ``scaling`` and ``protocol`` of the
+            runs; None for any, but for the protocol ``default``.
 
     Raises:
         MissingData: there is no such run.
@@ -87,15 +97,13 @@ def choose(
         InvalidRecord: a record cannot be read, or two runs of one split were given different data.
     """
     if names:
-        if dataset or protocol:
-            raise UsageError(
-                "--dataset and --protocol choose among all runs; leave them out, or every RECORD"
-            )
+        if tuned is not None or any(value is not None for value in wanted.values()):
+            raise UsageError(f"{_options(_GROUP)} choose among all runs; leave them out, or every RECORD")
         runs = [_run(results, name) for name in dict.fromkeys(names)]
         runs = list({run.record.score_id: run for run in runs}.values())
         _refuse_twins(runs)
     else:
-        runs = _newest(results, dataset, protocol)
+        runs = _newest(results, {**wanted, "protocol": wanted.get("protocol") or "default"}, tuned)
     _refuse_mixtures(runs)
     check_same_data(run.record for run in runs)
     return runs
@@ -118,43 +126,56 @@ def _refuse_twins(runs: Sequence[Run]) -> None:
             )
 
 
-def _newest(results: Results, dataset: str | None, protocol: str | None) -> list[Run]:
-    if protocol is not None:
-        protocol_named(protocol)
-    finished = results.newest()
-    if not finished:
-        raise MissingData(f"no finished run in {results.folder}; make some with: xmbench run")
-    known = {record.dataset.name for record in finished}
-    if dataset is not None and dataset not in known:
-        raise MissingData(
-            f"no finished run on {dataset} in {results.folder}; there are some on: "
-            + ", ".join(clean(name) for name in sorted(known))
-        )
-    found = [
-        record
-        for record in finished
-        if dataset in (None, record.dataset.name) and protocol in (None, record.protocol["name"])
-    ]
+def _newest(results: Results, wanted: Mapping[str, str | None], tuned: bool | None) -> list[Run]:
+    protocol_named(str(wanted["protocol"]))
+    found = results.newest()
     if not found:
-        raise MissingData(
-            f"no finished run under {protocol} in {results.folder}; make them with: "
-            f"xmbench rescore {results.folder} --protocol {protocol}"
+        raise MissingData(f"no finished run in {results.folder}; make some with: xmbench run")
+    for place, field in enumerate(_GROUP):
+        value = wanted.get(field)
+        if value is not None:
+            known = sorted({group_key(record)[place] for record in found})
+            found = [record for record in found if group_key(record)[place] == value]
+            if not found:
+                raise MissingData(_nothing(results, field, value, known))
+    kept = [record for record in found if tuned in (None, record.tuning is not None)]
+    if not kept:
+        what = (
+            "is tuned (--tuned); xmbench run --tune makes some" if tuned else f"is {_NOT_TUNED} (--not-tuned)"
         )
-    return [Run(record, results.record_path(record.score_id).with_suffix(".npz")) for record in found]
+        raise MissingData(f"none of these {len(found)} runs in {results.folder} {what}")
+    return [Run(record, results.record_path(record.score_id).with_suffix(".npz")) for record in kept]
+
+
+def _nothing(results: Results, field: str, value: str, known: Sequence[str]) -> str:
+    others = ", ".join(map(clean, known))
+    if field == "protocol":
+        return (
+            f"no finished run under {value} in {results.folder}; choose with --protocol among {others}, or make "
+            f"them with: xmbench rescore {results.folder} --protocol {value}"
+        )
+    word = "on" if field == "dataset" else f"with the {field}"
+    return f"no finished run {word} {clean(value)} in {results.folder}; there are some {word}: {others}"
 
 
 def _refuse_mixtures(runs: Sequence[Run]) -> None:
-    values = list(zip(*(group_key(run.record) for run in runs), strict=True))
-    differ = [
-        f"{field} ({', '.join(clean(value) or 'none' for value in sorted(set(found)))})"
+    values = zip(*(group_key(run.record) for run in runs), strict=True)
+    differ = {
+        field: ", ".join(clean(value) or _NOT_TUNED for value in sorted(set(found)))
         for field, found in zip(_GROUP, values, strict=True)
         if len(set(found)) > 1
-    ]
+    }
     if differ:
+        shown = " and ".join(f"{field} ({found})" for field, found in differ.items())
         raise UsageError(
-            f"one figure takes runs on the same data under one protocol; these differ in {' and '.join(differ)}; "
-            "choose with --dataset and --protocol, or name each RECORD"
+            f"one figure takes runs on the same data under one protocol; these differ in {shown}; choose with "
+            f"{_options(differ)}, or name each RECORD"
         )
+
+
+def _options(fields: Iterable[str]) -> str:
+    *first, last = (_GROUP[field] for field in fields)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _methods(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -304,22 +325,27 @@ def figure(
     Raises:
         MissingDependency: the extra ``plots`` is not installed.
         UnknownName: there is no such task.
-        UsageError: as :func:`curves`, or ``max_scope`` for another kind, or too many methods or classes.
+        UsageError: as :func:`curves`, or ``max_scope`` below 2 or for another kind, or too many methods or
+            classes.
         InvalidRecord, MissingData: as :func:`curves`.
     """
     if find_spec("matplotlib") is None:
         raise MissingDependency("figures need matplotlib; pip install 'xmbench[plots]'")
     if max_scope is not None and kind != "precision-scope":
         raise UsageError(f"--max-scope goes with precision-scope, not with {kind}")
+    if max_scope is not None and max_scope < 2:
+        raise UsageError(f"--max-scope {max_scope}: a curve has at least two places; give 2 or more")
     tasks = named_tasks(tasks)
     with _style():
         return _per_class(runs, tasks) if kind == "per-class" else _curves(kind, runs, tasks, max_scope)
 
 
 def check_output(path: Path) -> None:
-    """Raise UsageError unless the name of a file tells a format that can be written."""
+    """Raise UsageError unless the name of a file tells a format that can be written, in a folder that exists."""
     if path.suffix not in SUFFIXES:
         raise UsageError(f"--output {path}: expected a file that ends in {', '.join(SUFFIXES)}")
+    if not path.parent.is_dir():
+        raise UsageError(f"--output {path}: there is no folder {path.parent}; make it, or choose another")
 
 
 def write(drawn: Figure, path: Path) -> None:
@@ -365,6 +391,11 @@ def _style() -> AbstractContextManager[Any]:
     return context
 
 
+def _looks_of(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Label -> looks, by alphabet and not by rank: the same methods look alike in all figures."""
+    return {label: _looks(i) for i, label in enumerate(sorted(labels))}
+
+
 def _looks(i: int) -> dict[str, Any]:
     """Colour, dash and marker of the i-th method: any one of them tells the first few apart."""
     return {
@@ -378,25 +409,56 @@ def _curves(kind: str, runs: Sequence[Run], tasks: Sequence[str], max_scope: int
     drawn, panels = _panels(tasks, 2.7, sharey=True)
     handles: list[Any] = []
     chances = []
+    spreads = False
     for panel, task in zip(panels, tasks, strict=True):
         found, chance = curves(kind, runs, task, max_scope)
+        looks = _looks_of(found)
         handles = []
-        for i, curve in enumerate(found.values()):
-            step = max(1, len(curve.x) // 8)
-            every = (i * step // len(found), step)  # markers of different curves stand apart
-            handles += panel.plot(curve.x, curve.mean, markevery=every, **_looks(i))
-            if curve.deviation is not None:
-                low, high = curve.mean - curve.deviation, curve.mean + curve.deviation
-                panel.fill_between(curve.x, low, high, color=_looks(i)["color"], alpha=0.12, linewidth=0)
+        for i, (label, curve) in enumerate(found.items()):
+            # markers a ninth of the panel's diagonal apart, those of different curves at different places
+            every = (i / len(found) / 9, 1 / 9) if len(curve.x) > 1 else None
+            handles += panel.plot(curve.x, curve.mean, markevery=every, **looks[label])
+            if _spreads(curve):
+                low, high = _whiskers(curve)
+                panel.fill_between(
+                    curve.x, curve.mean - low, curve.mean + high, color=looks[label]["color"], alpha=0.12,
+                    linewidth=0,
+                )  # fmt: skip
+                spreads = True
         if chance is not None:
             chances.append(_chance(panel.axhline, chance))
-        panel.margins(x=0.02)
+        if kind == "precision-scope":
+            _scope_axis(panel, int(curve.x[-1]))
+        else:
+            panel.margins(x=0.02)
         panel.set_title(_arrow(task))
         panel.set(xlabel=_AXES[kind][0])
     panels[0].set_ylim(0, min(panels[0].get_ylim()[1], 1.02))  # the panels share it
     for panel in panels[::2]:
         panel.set(ylabel=_AXES[kind][1])
-    return _dress(drawn, runs, handles, chances[:1], "chance", "band")
+    return _dress(drawn, runs, handles, chances[:1], "chance", "band" if spreads else "")
+
+
+def _scope_axis(panel: Axes, last: int) -> None:
+    """K from 1 to ``last`` on a logarithmic axis: a user looks at the head, the tail has most of the items."""
+    panel.set_xscale("log")
+    panel.set_xlim(0.92, max(last, 2) * 1.09)
+    steps = (1, 2, 5) if last <= 1000 else (1,)
+    ticks = [step * 10**power for power in range(len(str(last))) for step in steps]
+    ticks = [tick for tick in ticks if tick <= last]
+    panel.set_xticks(ticks, [f"{tick}" for tick in ticks])
+    panel.set_xticks([], minor=True)
+
+
+def _spreads(curve: Curve) -> bool:
+    """Whether there is a deviation to draw: several runs may give one and the same curve."""
+    return curve.deviation is not None and bool((curve.deviation > 1e-9).any())  # not so where it is NaN
+
+
+def _whiskers(curve: Curve) -> NDArray[np.float64]:
+    """(2, n): how far one deviation goes below and above the mean within 0 and 1."""
+    room = np.clip([curve.mean, 1 - curve.mean], 0, None)
+    return np.asarray(np.minimum(room, np.asarray(curve.deviation)))
 
 
 def _per_class(runs: Sequence[Run], tasks: Sequence[str]) -> Figure:
@@ -415,18 +477,21 @@ def _per_class(runs: Sequence[Run], tasks: Sequence[str]) -> Figure:
     drawn, panels = _panels(tasks, 0.7 + row * len(order), sharey=True)
     handles: list[Any] = []
     chances = []
+    spreads = False
     for panel, task in zip(panels, tasks, strict=True):
         methods, names = found[task]
         at = np.array([place[name] for name in names])
+        looks = _looks_of(methods)
         handles = []
-        for i, curve in enumerate(methods.values()):
+        for i, (label, curve) in enumerate(methods.items()):
             y = at + 0.6 * ((i + 0.5) / len(methods) - 0.5)
-            looks = {**_looks(i), "linestyle": "none"}
-            handles += panel.plot(curve.mean, y, **looks)
-            if curve.deviation is not None:
+            handles += panel.plot(curve.mean, y, **{**looks[label], "linestyle": "none"})
+            if _spreads(curve):
                 panel.errorbar(
-                    curve.mean, y, xerr=curve.deviation, fmt="none", ecolor=looks["color"], alpha=0.5, lw=1
-                )
+                    curve.mean, y, xerr=_whiskers(curve), fmt="none", ecolor=looks[label]["color"], alpha=0.5,
+                    lw=1,
+                )  # fmt: skip
+                spreads = True
         levels = [run.record.metrics[task].chance for run in runs]
         known = [level for level in levels if level is not None]
         if known:
@@ -435,12 +500,16 @@ def _per_class(runs: Sequence[Run], tasks: Sequence[str]) -> Figure:
             panel.axhspan(i - 0.5, i + 0.5, color="#f3f3f3", linewidth=0, zorder=0)
         panel.grid(visible=False, axis="y")
         panel.set_ylim(len(order) - 0.5, -0.5)
-        panel.set_xlim(0, min(panel.get_xlim()[1], 1.02))
         panel.set_yticks(range(len(order)), [_cut(name, 32) for name in order], parse_math=False)
         panel.tick_params(axis="y", length=0, labelsize=_SMALL if row < 0.3 else _NORMAL - 1)
         panel.set_title(_arrow(task))
         panel.set(xlabel=_AXES["per-class"][0])
-    return _dress(drawn, runs, handles, chances[:1], "chance, all classes", "line")
+    right = min(max(panel.get_xlim()[1] for panel in panels), 1.02)
+    for panel in panels:
+        panel.set_xlim(0, right)  # the same class is compared across panels
+    return _dress(
+        drawn, runs, handles, chances[:1], "chance, mean over all queries", "line" if spreads else ""
+    )
 
 
 def _panels(tasks: Sequence[str], height: float, **options: Any) -> tuple[Figure, list[Axes]]:
@@ -516,10 +585,12 @@ def _labels(runs: Sequence[Run]) -> list[str]:
 
 
 def _notes(runs: Sequence[Run], spread: str) -> list[str]:
+    """What a reader must know; ``spread`` is what stands for the deviation, empty if nothing does."""
     counts = sorted({len(mine) for mine in _methods(runs).values()})
     if counts[-1] > 1:
         over = f"{counts[0]} runs" if len(counts) == 1 else "the runs of each method"
-        notes = [f"Mean over {over}; {spread}: ± one sample standard deviation."]
+        cut = f"; {spread}: ± one sample standard deviation, cut to 0 and 1" if spread else ""
+        notes = [f"Mean over {over}{cut}."]
     else:
         notes = ["One run of each method."]
     if any(run.record.method.transductive for run in runs):

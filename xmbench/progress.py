@@ -42,6 +42,7 @@ class Lines:
     def __init__(self, *, quiet: bool, verbose: bool) -> None:
         self.quiet, self.verbose = quiet, verbose
         self.ended = 0
+        self._hinted = False
         self._last: tuple[str, float] = ("", 0.0)
 
     def progress(self, message: str, fraction: float | None = None) -> None:
@@ -61,6 +62,11 @@ class Lines:
             self._print(f"[{self.ended}] {_name(spec)}: {_end(event)}")
         if event.details and self.verbose:
             self._print(event.details.rstrip())
+        elif event.details and not self._hinted:
+            self._hinted = True
+            self._print(
+                "xmbench: -v shows the traceback; failed runs are kept, --retry-failed tries them again"
+            )
 
     def _print(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)

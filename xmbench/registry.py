@@ -12,7 +12,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -124,6 +124,7 @@ class Registry:
     def __init__(self, plugin_files: Iterable[str | Path] = ()) -> None:
         self.methods: dict[str, Plugin] = {}
         self.datasets: dict[str, Plugin] = {}
+        self._refused: list[Plugin] = []
         given = [plugin for path in plugin_files for plugin in _from_file(Path(path))]
         for plugin in [*_built_in(), *_from_entry_points(), *given]:
             self._add(plugin)
@@ -134,13 +135,26 @@ class Registry:
             other = known[plugin.name]
             if plugin.path is not None and other.path == plugin.path:
                 return
-            problem = f"the name {plugin.name!r} is taken by {other.origin}; register it under another name"
+            from_file = plugin.module is None and plugin.path is not None
+            remedy = "rename the file" if from_file else "register it under another name"
+            problem = f"the name {plugin.name!r} is taken by {other.origin}; {remedy}"
             number = 2
             while f"{plugin.name}#{number}" in known:
                 number += 1
-            known[f"{plugin.name}#{number}"] = Plugin(**{**vars(plugin), "problem": problem})
+            known[f"{plugin.name}#{number}"] = refused = replace(plugin, problem=problem)
+            if from_file:
+                self._refused.append(refused)
         else:
             known[plugin.name] = plugin
+
+    def check_files(self) -> None:
+        """Refuse plugin files that could not be registered: their name would stand for something else.
+
+        Raises:
+            UsageError: the name of a file is that of another plugin; the message says whose.
+        """
+        for plugin in self._refused:
+            raise UsageError(f"{plugin.kind} {plugin.name!r} ({plugin.origin}): {plugin.problem}")
 
     def method(self, name: str) -> type[Method]:
         """The class of method ``name``.

@@ -91,11 +91,12 @@ def encoder(modality: Modality, spec: str) -> Encoder:
 
 def source(dataset: Dataset, modality: Modality, spec: str) -> str:
     """What ``Dataset.load`` is to read for a feature name: a stored feature of that name, or ``raw``."""
-    stored = dataset.stored.get(modality, {})
-    if spec in stored:
+    if spec in dataset.stored.get(modality, {}):
         return spec
     if parse_spec(spec)[0] not in ENCODERS[modality]:
-        raise UnknownName(f"{modality} features", spec, [*stored, *ENCODERS[modality]])
+        known = {one: sorted({*dataset.stored.get(one, {}), *ENCODERS[one]}) for one in ENCODERS}
+        listing = "; ".join(f"{one} features: {', '.join(names)}" for one, names in known.items())
+        raise UnknownName(f"{modality} features", spec, known[modality], listing)
     return "raw"
 
 
