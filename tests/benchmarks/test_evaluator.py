@@ -169,7 +169,7 @@ PEERS = {
     "ranx": (by_ranx, 128, "ranx"),
     "faiss, full search": (by_faiss, 128, "faiss"),
 }
-"""Name -> (function, most queries at a time or None for 512 MB of scores, module)."""
+"""Name -> (function, most queries at a time or None for 128 MB of scores, module)."""
 
 BARS = {  # (size, contender) -> how many times the evaluator's cost it should be, at least
     (LARGE, "torchmetrics, per query"): 10.0,
@@ -259,7 +259,7 @@ def test_against(benchmark, cases, size, peer):
     function, sample, module = PEERS[peer]
     pytest.importorskip(module, reason="needs the extra peers")
     queries, gallery, labels, gallery_labels = cases(size)
-    n = min(len(queries), sample or 2**29 // (4 * len(gallery)))
+    n = min(len(queries), sample or 2**27 // (4 * len(gallery)))
     few = queries[:n], gallery, labels[:n], gallery_labels
     found = retrieve(queries, gallery, labels, gallery_labels, threads=1).average_precision[:n]
     theirs = function(*few)
@@ -350,8 +350,8 @@ print(memory("VmHWM:") - before)
 def test_memory(benchmark, engine):
     if engine == "numba":
         pytest.importorskip("numba", reason="needs the extra fast")
-    command = [sys.executable, "-c", MEMORY, engine, "50000", "256", "2000"]
-    benchmark.group = "memory, 2,000 queries of 50,000 x 50,000, d 256"
+    command = [sys.executable, "-c", MEMORY, engine, "50000", "256", "20000"]
+    benchmark.group = "memory, 20,000 queries of 50,000 x 50,000, d 256"
     grown = benchmark.pedantic(
         lambda: float(subprocess.run(command, check=True, capture_output=True, env=os.environ).stdout),
         rounds=1,
