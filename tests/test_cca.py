@@ -424,3 +424,31 @@ def test_on_them_variates_are_white(topics):
     assert_allclose(F.T @ F / (n - 1), np.eye(9), atol=1e-9)
     assert_allclose(G.T @ G / (n - 1), np.eye(9), atol=1e-9)
     assert_allclose(F.T @ G / (n - 1), np.diag(method.correlations_), atol=1e-9)
+
+
+# -- solvers that the tests do not bring (extra peers) ----------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_statsmodels_finds_the_same_correlations():
+    cancorr = pytest.importorskip("statsmodels.multivariate.cancorr")
+    X, T = correlated()
+    reference = cancorr.CanCorr(np.float32(X).astype(float), np.float32(T).astype(float))
+    assert_allclose(fit(X, T, k=5).correlations_, reference.cancorr[:5], atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("ridge", [0.0, 0.1])
+def test_cca_zoo_finds_the_same_correlations(ridge):
+    linear = pytest.importorskip("cca_zoo.linear")
+    X, T = (rows / rows.std(axis=0) for rows in map(centred, correlated()))
+    shrinkage = []  # (1 - c) S + c I with S over n - 1, so that r = c / (1 - c) (n - 1)
+    for rows in (X, T):
+        r = ridge * float((rows**2).sum()) / rows.shape[1]
+        shrinkage.append(r / (r + len(rows) - 1))
+    reference = linear.RidgeCCA(n_components=4, shrinkage=shrinkage).fit([X, T])
+    ours = fit(X, T, k=4, ridge=ridge)
+    scores = zip(reference.transform([X, T]), (ours.encode_image(X), ours.encode_text(T)), strict=True)
+    for theirs, mine in scores:
+        for j in range(4):
+            assert abs(np.corrcoef(theirs[:, j], mine[:, j])[0, 1]) == pytest.approx(1.0, abs=1e-6)
