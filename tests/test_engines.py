@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -411,3 +412,23 @@ def test_kernels_are_compiled_where_no_cache_can_be_written():
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     rows, labels = np.eye(6), np.arange(6) % 2
     assert float(finished.stdout) == retrieve(rows, rows, labels, labels).mean_average_precision
+
+
+def test_evaluations_that_overlap_leave_the_threads_of_the_blas_as_they_were():
+    from threadpoolctl import threadpool_info
+
+    def threads():
+        return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+    images, texts, labels = pairs(n=600, d=8)
+    evaluate(images, texts, labels, threads=1)
+    before = threads()
+    workers = [
+        threading.Thread(target=evaluate, args=(images, texts, labels), kwargs={"threads": 1 + i % 2})
+        for i in range(6)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert threads() == before

@@ -93,10 +93,19 @@ def rescore_all(results: Results, protocols: Sequence[Protocol]) -> list[Record]
             old = results.get(anew.score_id)
             if old is None:
                 results.put(anew, score_arrays(scores))
-            elif old.metrics != anew.metrics:
+            elif _moved(old, anew):
                 raise InvalidRecord(f"record {old.score_id} has other scores than its embeddings; delete it")
             records.append(old or anew)
     return records
+
+
+def _moved(old: Record, anew: Record) -> bool:
+    """Whether a score differs by more than another processor's rounding."""
+    for task, row in anew.metrics.items():
+        before, now = old.metrics[task].mean_average_precision, row.mean_average_precision
+        if (before is None) != (now is None) or abs((before or 0.0) - (now or 0.0)) > 1e-6:
+            return True
+    return False
 
 
 def compare(record: Record, results: Results) -> list[dict[str, Any]]:
