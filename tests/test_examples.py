@@ -587,7 +587,7 @@ def test_the_command_refuses_bad_input(made, call, tmp_path):
         (name, "--queries", "0"): (2, "--queries"),
         (name, "--top", "0"): (2, "--top"),
         (name, "--task", "text-audio"): (2, "unknown task"),
-        (name, "--html", str(tmp_path)): (2, "cannot be written"),
+        (name, "--html", str(tmp_path)): (2, "is a directory"),
     }
     for arguments, (expected, message) in bad.items():
         code, out, err = call(*arguments)

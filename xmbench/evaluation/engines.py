@@ -125,7 +125,7 @@ def _limited(threads: int | None) -> Iterator[None]:
     The limit is the process's: of evaluations that overlap, the first sets it and the last one gives it back.
     """
     with _limits:
-        _limiters.append(_limiters[0] if _limiters else _blas().limit(limits=threads))
+        _limiters.append(_limiters[0] if _limiters else _blas().limit(limits=threads and int(threads)))
     try:
         yield
     finally:
