@@ -70,7 +70,7 @@ class Jfssl(Method):
         ),
     )
     _cache = Pieces()
-    grid: ClassVar = {"lambda1": (30.0, 100.0, 300.0), "lambda2": (1e-3, 1e-2, 3e-2, 1e-1)}
+    grid: ClassVar = {"lambda1": (0.1, 1.0, 10.0, 100.0, 1000.0), "lambda2": (1e-4, 1e-3, 1e-2, 1e-1)}
     ablations: ClassVar = {"no_graph": {"lambda2": 0.0}}
 
     def __init__(

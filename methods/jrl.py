@@ -102,7 +102,11 @@ class Jrl(Method):
         trained=True,
     )
     _cache = Pieces()
-    grid: ClassVar = {"gamma": (30.0, 60.0, 100.0), "lam": (1.0, 10.0), "sigma": (0.1, 1.0)}
+    grid: ClassVar = {
+        "gamma": (0.1, 1.0, 10.0, 100.0, 1000.0),
+        "lam": (0.1, 1.0, 10.0, 100.0, 1000.0),
+        "sigma": (0.1, 1.0, 10.0, 100.0, 1000.0),
+    }
     presets: ClassVar = {"author": AUTHOR, "author_transductive": {**AUTHOR, "unlabeled": "test"}}
 
     def __init__(
@@ -153,7 +157,7 @@ class Jrl(Method):
                 f"graph={self.graph}: a sparse neighbour graph, where the released code has a dense one"
             )
         code = {name: value for name, value in AUTHOR.items() if name != "graph"}
-        changed = [f"{name}={getattr(self, name)}" for name in code if getattr(self, name) != code[name]]
+        changed = [name for name in code if getattr(self, name) != code[name]]
         if changed:
             found.append("other settings than the released code's (preset=author): " + ", ".join(changed))
         if self.output == "posterior":

@@ -76,7 +76,7 @@ class Lcfs(Method):
         ),
     )
     _cache = Pieces()
-    grid: ClassVar = {"lambda1": (10.0, 30.0, 60.0, 100.0), "lambda2": (0.0, 1e-3, 1e-2)}
+    grid: ClassVar = {"lambda1": (0.1, 1.0, 10.0, 100.0, 1000.0), "lambda2": (0.0, 1e-3, 1e-2)}
     presets: ClassVar = {
         "author": {"lambda1": 0.1, "lambda2": 0.001, "init": "eye", "max_iter": 5, "tol": 0.0},
     }

@@ -69,7 +69,7 @@ class Lgcfl(Method):
         ),
     )
     _cache = Pieces()
-    grid: ClassVar = {"eta": (10.0, 30.0, 60.0, 100.0), "mu": (0.0, 1.0, 10.0)}
+    grid: ClassVar = {"eta": (0.1, 1.0, 10.0, 100.0, 1000.0), "mu": (0.0, 0.1, 1.0, 10.0)}
     ablations: ClassVar = {"unpaired": {"mu": 0.0}}
 
     def __init__(
@@ -93,6 +93,14 @@ class Lgcfl(Method):
         self.max_iter = max_iter
         self.tol = tol
         self.smoothing = smoothing
+
+    @property
+    def departures(self) -> tuple[str, ...]:
+        """What is not the paper's, with these parameters."""
+        found = list(self.info.departures)
+        if self.image_group == self.text_group == 1:
+            found.append("groups of one column: no local groups")
+        return tuple(found)
 
     def share(self, other: Self) -> None:
         """Take over the Gram matrices; see :meth:`xmbench.Method.share`."""

@@ -11,7 +11,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.linalg import sqrtm
 
-from xmbench import FitContext, reweighting
+from xmbench import FitContext, Pairs, reweighting
 from xmbench.errors import DeadlineExceeded, InvalidParameter
 from xmbench.registry import Registry
 from xmbench.testing import synthetic_pairs
@@ -138,6 +138,22 @@ def test_the_author_preset_makes_five_updates_from_the_identity():
     assert method.objective_history_[0] == pytest.approx(eye, rel=1e-6)
     assert method.departures == ()
     assert Lcfs().departures != ()
+
+
+def test_the_author_preset_makes_five_updates_though_the_first_may_raise_the_objective():
+    rng = np.random.default_rng(0)
+    pairs = Pairs(
+        images=rng.standard_normal((70, 300), dtype=np.float32) * np.float32(0.005),
+        texts=rng.standard_normal((70, 40), dtype=np.float32) * np.float32(0.005),
+        labels=np.arange(70) % 6,
+        ids=tuple(map(str, range(70))),
+        n_classes=6,
+    )
+    method = Lcfs.resolve({"preset": "author"}).fit(pairs)
+    first, second, *rest = method.objective_history_
+    assert second > first
+    assert len(rest) == 4
+    assert (np.diff([second, *rest]) < 0).all()
 
 
 @pytest.mark.parametrize("d_image", [12, 300])

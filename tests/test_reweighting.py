@@ -160,6 +160,23 @@ def test_descent_stops_when_the_objective_does_or_after_max_iter():
     assert_array_equal(short.history, [2.0, 1.5, 1.25])
 
 
+def test_a_rise_of_the_objective_is_not_taken_for_convergence():
+    values = iter([5.0, 6.0, 3.0, 2.0, 2.0])
+    start = (np.ones((1, 1)), np.ones((1, 1)))
+    found = descend(
+        start, lambda pair: pair, lambda pair: next(values), max_iter=9, tol=0.1, check=lambda: None
+    )
+    assert found.converged
+    assert_array_equal(found.history, [5.0, 6.0, 3.0, 2.0, 2.0])
+
+
+def test_without_a_tolerance_every_update_is_made():
+    start = (np.ones((1, 1)), np.ones((1, 1)))
+    found = descend(start, lambda pair: pair, lambda pair: 1.0, max_iter=4, tol=0.0, check=lambda: None)
+    assert len(found.history) == 5
+    assert not found.converged
+
+
 def test_descent_asks_for_the_time():
     def over():
         raise DeadlineExceeded("over")

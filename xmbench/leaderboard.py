@@ -296,12 +296,22 @@ def _parameters(records: list[Record]) -> str:
             "by validation scores over several seeded splits; a validation row of one such split can be a test row "
             "of another."
         )
-    how = "all of its grid" if tuning.mode == "grid" else "a seeded draw of its grid"
+    how = (
+        "all of its grid"
+        if tuning.mode == "grid"
+        else "of its grid a seeded draw, or all where that is no more"
+    )
+    made: dict[str, int] = {}
+    for record in records:
+        if record.tuning:
+            made[record.method.label] = max(made.get(record.method.label, 0), len(record.tuning.trials))
+    fewer = ", ".join(f"{label} {n}" for label, n in sorted(made.items()) if n < tuning.budget)
     return (
         f"Parameters that are not in brackets were chosen inside each seed's own split, by the validation rows' mean "
-        f"of image→text and text→image MAP under the default protocol, the first of equal ones; each method had at "
-        f"most {tuning.budget} trials, its defaults and {how}, and fit seconds are those of all trials. Chosen (of "
-        f"how many runs): {listed}."
+        f"of image→text and text→image MAP under the default protocol, the first of equal ones; each method had "
+        f"{tuning.budget} trials{f' (fewer: {fewer})' if fewer else ''}: its defaults, which validation scores over "
+        f"several seeded splits had chosen, and {how}. Fit seconds are those of all trials. Chosen (of how many "
+        f"runs): {listed}."
     )
 
 

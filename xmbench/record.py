@@ -359,7 +359,7 @@ class Results:
 def numerics_digest() -> str:
     """Digest of the source of the numerical code that methods share."""
     folder = Path(__file__).parent
-    names = ("linalg", "kernels", "graphs", "reweighting", "scaling", "nn", "training")
+    names = ("linalg", "kernels", "graphs", "reweighting", "reuse", "scaling", "nn", "training")
     return source_digest(path for name in names if (path := folder / f"{name}.py").is_file())[:16]
 
 

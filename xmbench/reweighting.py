@@ -191,7 +191,7 @@ class Descent:
     Args:
         last: image and text projections after the last update.
         history: objective at the start and after each update.
-        converged: whether the last relative decrease was below the tolerance.
+        converged: whether the last relative change was below the tolerance.
     """
 
     last: Projections
@@ -208,14 +208,17 @@ def descend(
     tol: float,
     check: Callable[[], None],
 ) -> Descent:
-    """Repeat ``update`` until the objective falls by less than ``tol`` of itself, ``max_iter`` times at most.
+    """Repeat ``update`` until the objective changes by less than ``tol`` of itself, ``max_iter`` times at most.
+
+    An update that raises the objective, as the first one from an arbitrary start or one of both modalities at once
+    may, is no end of the iteration.
 
     Args:
         start: first projections.
-        update: projections -> projections; never raises the objective.
+        update: projections -> projections.
         objective: projections -> value, >= 0.
         max_iter: >= 1.
-        tol: relative decrease that counts as none, >= 0.
+        tol: relative change that counts as none, >= 0; with 0 there are ``max_iter`` updates.
         check: called once a round; may raise.
     """
     last = start
@@ -224,6 +227,6 @@ def descend(
         check()
         last = update(last)
         history.append(objective(last))
-        if history[-2] - history[-1] < tol * abs(history[-2]):
+        if abs(history[-2] - history[-1]) < tol * abs(history[-2]):
             return Descent(last, np.array(history), True)
     return Descent(last, np.array(history), False)
