@@ -307,4 +307,4 @@ def test_departures_follow_the_parameters():
     )
     assert "sparse neighbour graph" in of()
     assert "inner product" in of(preset="author", output="posterior")
-    assert "gamma=7.0" in of(preset="author", gamma=7.0)
+    assert "(preset=author): gamma" in of(preset="author", gamma=7.0)

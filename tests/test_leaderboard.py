@@ -464,8 +464,8 @@ def test_the_footer_of_a_tuned_table_says_rule_budget_and_what_was_chosen():
         "inside each seed's own split",
         "mean of image→text and text→image MAP under the default protocol",
         "the first of equal ones",
-        "at most 4 trials",
-        "a seeded draw of its grid",
+        "had 4 trials (fewer: cca 2): its defaults",
+        "of its grid a seeded draw",
         "cca: n_components None, ridge 10.0 (2) / 0.1 (1)",
     ):
         assert words in line
