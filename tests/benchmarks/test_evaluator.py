@@ -84,11 +84,15 @@ def relevance(labels, gallery_labels):
 # ---- contenders: (queries, gallery, query labels, gallery labels) -> per-query average precision
 
 
-def naive_numpy(queries, gallery, labels, gallery_labels):
-    order = np.argsort(-(queries @ gallery.T), axis=1)
+def naive_numpy(queries, gallery, labels, gallery_labels, kind=None):
+    order = np.argsort(-(queries @ gallery.T), axis=1, kind=kind)
     hits = np.take_along_axis(relevance(labels, gallery_labels), order, axis=1)
     precision = np.cumsum(hits, axis=1) / np.arange(1, hits.shape[1] + 1)
     return (precision * hits).sum(axis=1) / hits.sum(axis=1)
+
+
+def naive_stable(*case):
+    return naive_numpy(*case, kind="stable")
 
 
 def whole_matrix_torch(queries, gallery, labels, gallery_labels):
@@ -162,6 +166,7 @@ def floor(queries, gallery, *labels):
 
 PEERS = {
     "naive numpy": (naive_numpy, None, "numpy"),
+    "naive numpy, stable": (naive_stable, None, "numpy"),
     "torch, whole matrix": (whole_matrix_torch, None, "torch"),
     "torchmetrics, per query": (by_torchmetrics, 512, "torchmetrics"),
     "scikit-learn, per query": (by_scikit_learn, 128, "sklearn"),
