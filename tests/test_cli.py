@@ -892,7 +892,7 @@ def test_a_tuned_run_its_leaderboard_and_its_rerun(workshop, call, tmp_path):
     assert (
         ran.out.count("protocol default, tuned") == ran.out.count(", protocol default") == 1
     )  # ... in the same table
-    assert "at most 3 trials" in ran.out and "moving: size" in ran.out
+    assert "each method had 3 trials" in ran.out and "moving: size" in ran.out
     board, results = str(tmp_path / "boards"), Results(tmp_path / "results")
     assert call("leaderboard", *plugins, "--results", str(results.folder), "--output", board).code == 0
     again = call("leaderboard", *plugins, "--check", "--rerun", "emoji", "--output", board)
