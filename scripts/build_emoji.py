@@ -54,6 +54,7 @@ from scipy.sparse.csgraph import connected_components
 
 from xmbench._io import atomic_write, canonical_json, file_digest, npz_bytes
 from xmbench.errors import CorruptData, XmbenchError
+from xmbench.features import Resources
 from xmbench.features.lite0 import Lite0
 
 DRAWINGS = {
@@ -308,7 +309,7 @@ def encode(emoji: Sequence[Emoji]) -> NDArray[np.float16]:
         paths = [Path(folder) / f"{item.id}.png" for item in emoji]
         for path, item in zip(paths, emoji, strict=True):
             path.write_bytes(item.drawing)
-        features = Lite0().transform(paths, lambda message, fraction: None)
+        features = Lite0().transform(paths, Resources())
     return features.astype(np.float16)
 
 

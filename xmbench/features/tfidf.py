@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xmbench.errors import InvalidParameter, Unsupported
-from xmbench.features import Encoder, Progress
+from xmbench.features import Encoder, Resources
 
 
 class TfIdf(Encoder):
@@ -26,6 +26,7 @@ class TfIdf(Encoder):
     scikit-learn computes it (smoothed idf, natural logarithm).
     """
 
+    modality: ClassVar = "text"
     learns: ClassVar = True
     scaling: ClassVar = "l2_center_scale"
 
@@ -38,7 +39,7 @@ class TfIdf(Encoder):
         """Name, version of the tokenisation, size of the vocabulary."""
         return {"name": "tfidf", "version": 1, "n_words": self.n_words}
 
-    def fit(self, rows: Sequence[str]) -> None:
+    def fit(self, rows: Sequence[str], labels: NDArray[Any] | None, resources: Resources) -> None:
         """Choose the vocabulary and weigh it, on training rows."""
         from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
@@ -52,7 +53,7 @@ class TfIdf(Encoder):
         self._vectorizer = TfidfVectorizer(stop_words="english", vocabulary=sorted(words[i] for i in kept))
         self._vectorizer.fit(rows)
 
-    def transform(self, rows: Sequence[Any], progress: Progress) -> NDArray[np.float32]:
+    def transform(self, rows: Sequence[Any], resources: Resources) -> NDArray[np.float32]:
         """(n, vocabulary) weights; a text without a known word is a zero row."""
-        progress("extracting tfidf text features", None)
+        resources.progress("extracting tfidf text features", None)
         return np.asarray(self._vectorizer.transform(rows).toarray(), dtype=np.float32)
