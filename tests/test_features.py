@@ -30,8 +30,8 @@ from xmbench.errors import (
     UsageError,
 )
 from xmbench.features import (
-    Resources,
     ENCODERS,
+    Resources,
     default_scaling,
     encoder,
     extract,
@@ -824,9 +824,7 @@ def test_a_row_depends_on_its_image_alone(tmp_path):
     assert together.shape == (4, 1280)
     assert together.dtype == np.float32
     for row in (0, 3):
-        assert_allclose(
-            Lite0().transform(rows[row : row + 1], QUIET)[0], together[row], rtol=1e-3, atol=1e-5
-        )
+        assert_allclose(Lite0().transform(rows[row : row + 1], QUIET)[0], together[row], rtol=1e-3, atol=1e-5)
     assert_allclose(Lite0().transform(rows[::-1], QUIET)[::-1], together, rtol=1e-3, atol=1e-5)
     assert np.abs(together[0] - together[1]).max() > 0.01
 

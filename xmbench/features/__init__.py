@@ -179,7 +179,9 @@ def extract(
         if chosen.learns:
             labels = corpus.labels[split.train] if chosen.supervised else None
             chosen.fit([rows[row] for row in split.train], labels, resources)
-        matrix = check_matrix(chosen.transform(rows, resources), f"{corpus.name} {modality} features {spec!r}")
+        matrix = check_matrix(
+            chosen.transform(rows, resources), f"{corpus.name} {modality} features {spec!r}"
+        )
         _keep(path, matrix)
     return Features(matrix, provenance)
 
