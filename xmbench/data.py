@@ -301,6 +301,26 @@ class Corpus:
         return len(self.ids)
 
 
+@dataclass(frozen=True)
+class Region:
+    """A rectangle of an image, to be encoded as an image of its own.
+
+    Args:
+        path: the image file.
+        box: left, top, right, bottom as shares of the width and height of the upright image, each in 0..1.
+    """
+
+    path: Path
+    box: tuple[float, float, float, float]
+
+    def __post_init__(self) -> None:
+        left, top, right, bottom = self.box
+        if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+            raise InvalidInput(
+                f"{self.path.name}: a region must lie in the image and not be empty, got {self.box}"
+            )
+
+
 SplitRule = Callable[[Corpus, int], Split]
 
 
