@@ -50,6 +50,7 @@ FLOORS = {
     "stats": 7,
     "differences": 7,
     "describe": 7,
+    "fetch": 7,
     "examples": 7,
     "gallery": 7,
     "trec": 7,
