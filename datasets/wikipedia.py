@@ -57,6 +57,12 @@ def _acmr(corpus: Corpus, seed: int) -> Split:
     return Split("acmr", seed, *(np.concatenate(rows) for rows in (train, validation, test)))
 
 
+def _grouped(corpus: Corpus, seed: int) -> Split:
+    """About 1,942 training, 231 validation and 693 test pairs; the sections of an article stay on one side."""
+    test, validation, train = draw(corpus, np.arange(len(corpus)), seed, [693, VALIDATION], grouped=True)
+    return Split("grouped", seed, train, validation, test)
+
+
 class Wikipedia(Dataset):
     """Reads the official features, the two lists and, for raw texts, the article sections."""
 
@@ -96,7 +102,7 @@ class Wikipedia(Dataset):
     }
     features = "sift+lda"
     scalings: ClassVar = {"sift": "zscore", "lda": "zscore"}
-    splits: ClassVar = {"official": _official, "cmgans": _cmgans, "acmr": _acmr}
+    splits: ClassVar = {"official": _official, "cmgans": _cmgans, "acmr": _acmr, "grouped": _grouped}
 
     def load(self, data_dir: Path, image: str, text: str) -> Corpus:
         """Read lists and features, and the texts if asked for; see :meth:`xmbench.data.Dataset.load`."""

@@ -49,6 +49,7 @@ FLOORS = {
     "report": 7,
     "stats": 7,
     "differences": 7,
+    "audit": 7,
     "describe": 7,
     "fetch": 7,
     "examples": 7,

@@ -264,6 +264,39 @@ def data_info(name: str, as_json: bool, plugins: tuple[str, ...], data_dir: str 
     _print_card(_registry(plugins), name, data_dir, as_json)
 
 
+@data.command("audit")
+@click.argument("name")
+@click.option("--split", help="Name of the split.  [default: the dataset's first]")
+@click.option("--split-seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@PLUGIN
+@DATA_DIR
+def data_audit(
+    name: str,
+    split: str | None,
+    split_seed: int,
+    as_json: bool,
+    plugins: tuple[str, ...],
+    data_dir: str | None,
+) -> None:
+    """Look for what makes a split lie: copies and groups on both sides, texts that name their class.
+
+    Also constant columns, classes without rows, the chance level of each task, and the hash of each part's ids.
+    """
+    import msgspec
+
+    from xmbench.audit import audit, audit_text
+
+    with _reporter(quiet=False, verbose=False) as reporter:
+        found = audit(
+            name, _registry(plugins).dataset(name), _data(data_dir), split, split_seed, reporter.progress
+        )
+    if as_json:
+        _print_json({**msgspec.to_builtins(found), "findings": found.findings()})
+    else:
+        click.echo(audit_text(found))
+
+
 @data.command("fetch")
 @click.argument("name")
 @click.argument("edition", required=False)
