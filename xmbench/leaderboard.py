@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 
 from xmbench._io import atomic_write, npz_bytes, read_npz
 from xmbench.data import PARTS
-from xmbench.differences import COLUMNS, EXPLANATION, Claim, examine, neighbours, same_test
+from xmbench.differences import (
+    COLUMNS,
+    EXPLANATION,
+    Claim,
+    comparable,
+    examine,
+    neighbours,
+    same_test,
+    summary,
+)
 from xmbench.errors import (
     InvalidRecord,
     LeaderboardDrift,
@@ -26,7 +35,9 @@ from xmbench.errors import (
     XmbenchError,
 )
 from xmbench.evaluation import TASKS, evaluator_digest
+from xmbench.packing import pack, unpack
 from xmbench.protocol import Protocol
+from xmbench.published import CLAIMS, READING, Published, beside, comparison, ranking
 from xmbench.record import REPORTED_SCOPES, Record, Results, check_ids, decode, encode, numerics_digest
 from xmbench.registry import NAME, Registry
 from xmbench.tuning import Tuning
@@ -53,6 +64,27 @@ HEADING = "# Leaderboard: "
 
 
 @dataclass(frozen=True)
+class Beside:
+    """A published table beside one of ours, as plain cells.
+
+    Args:
+        title: paper and table.
+        columns: titles.
+        rows: cells, unescaped: the paper's method, our row, ours / published.
+        footer: where the figures are from, and in which ways they are not comparable.
+        claims: cells of the claims that the published order makes, held against our scores.
+        verdicts: how many of them hold.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    footer: tuple[str, ...]
+    claims: tuple[tuple[str, ...], ...] = ()
+    verdicts: str = ""
+
+
+@dataclass(frozen=True)
 class Table:
     """One leaderboard table, as plain cells.
 
@@ -63,6 +95,7 @@ class Table:
         bold: (row, column) of the cells to stress.
         footer: sentences below the table.
         differences: cells of the claims that each row is above the next one, where there are several splits.
+        published: tables of papers on the same dataset and split.
     """
 
     heading: str
@@ -71,6 +104,7 @@ class Table:
     bold: frozenset[tuple[int, int]]
     footer: tuple[str, ...]
     differences: tuple[tuple[str, ...], ...] = ()
+    published: tuple[Beside, ...] = ()
 
 
 def frame(records: Sequence[Record]) -> pd.DataFrame:
@@ -173,8 +207,8 @@ def _table(records: list[Record], stale: Callable[[Record], bool]) -> Table:
         means = grouped[numbers].mean().to_dict("index")
         spreads = grouped[numbers].std(ddof=1).to_dict("index")
     labels = sorted(by_label, key=lambda label: (-_or_last(means.get(label, {}).get("bimodal")), label))
-    notes: list[str] = []
-    rows, comparable = [], []
+    notes: dict[str, list[str]] = {}  # words -> the rows that they are of
+    rows, competing = [], []
     for label in labels:
         mine = by_label[label]
         finished = [record for record in mine if record.status == "ok"]
@@ -184,9 +218,11 @@ def _table(records: list[Record], stale: Callable[[Record], bool]) -> Table:
         if any(record.method.transductive for record in mine):
             marks.append("transductive")
         departures = dict.fromkeys(words for record in mine for words in record.method.departures)
+        for words in departures:
+            notes.setdefault(words, []).append(label)
         if departures:
-            notes.append(f"{label}: {'; '.join(departures)}.")
-            marks.append(f"note {len(notes)}")
+            places = sorted(list(notes).index(words) + 1 for words in departures)
+            marks.append(f"note{'s' * (len(places) > 1)} {_ranges(places)}")
         cells = [label + (f" ({', '.join(marks)})" if marks else "")]
         for column in SCORES.values():
             mean, spread = means.get(label, {}).get(column), spreads.get(label, {}).get(column)
@@ -194,11 +230,11 @@ def _table(records: list[Record], stale: Callable[[Record], bool]) -> Table:
         cells.append(_seconds(means.get(label, {}).get("fit")))
         cells.append(str(len(finished)) if len(finished) == len(mine) else f"{len(finished)} of {len(mine)}")
         rows.append(tuple(cells))
-        comparable.append(not {"stale", "transductive"} & set(marks))
+        competing.append(not {"stale", "transductive"} & set(marks))
     bold = set()
     for j, column in enumerate(SCORES.values(), start=1):
         values = {
-            i: means[label][column] for i, label in enumerate(labels) if label in means and comparable[i]
+            i: means[label][column] for i, label in enumerate(labels) if label in means and competing[i]
         }
         values = {i: round(value, 3) for i, value in values.items() if value == value}
         if len(set(values.values())) > 1 or len(values) == 1:
@@ -225,18 +261,64 @@ def _table(records: list[Record], stale: Callable[[Record], bool]) -> Table:
         bold=frozenset(bold),
         footer=(
             *_footer(records, runs),
-            *(f"Note {i}: {note}" for i, note in enumerate(notes, 1)),
+            *(f"Note {i}: {', '.join(noted)}: {words}." for i, (words, noted) in enumerate(notes.items(), 1)),
             *failures,
         ),
         differences=tuple(claim.cells() for claim in neighbours(records)),
+        published=_published(records, means),
     )
+
+
+def _published(records: list[Record], means: dict[Any, dict[Any, Any]]) -> tuple[Beside, ...]:
+    """Tables of papers for a table of ours, with the mean scores of its rows."""
+    data, protocol = records[0].dataset, str(records[0].protocol["name"])
+    found = beside(data.name, data.split, data.features, protocol)
+    if not found or not means:
+        return ()
+    scores = list(SCORES.values())[:6]
+    cells = {label: [_score(row[column], None) for column in scores] for label, row in means.items()}
+    seeded = "seeded draws" if data.split_seed is not None else "one fixed list"
+    ours = f"{seeded}, {_sizes(records)}"
+    known, kept = comparable(records)
+    return tuple(
+        _beside(table, cells, table.differences(data.features, protocol, ours), known, kept)
+        for table in found
+    )
+
+
+def _beside(
+    table: Published,
+    cells: dict[str, list[str]],
+    differences: Sequence[str],
+    known: Sequence[str],
+    kept: Sequence[Record],
+) -> Beside:
+    claimed = ranking(table, known)
+    claims = examine(kept, list(claimed))
+    return Beside(
+        title=table.title,
+        columns=("method", "our row", *table.tasks),
+        rows=tuple(comparison(table, cells)),
+        footer=(
+            f"Source: {table.source}, {table.table}; {table.provenance}.",
+            *(f"Marked: {words}." for words in differences),
+        ),
+        claims=tuple(
+            (first, f"{gap:+.3f}", *rest)
+            for (first, *rest), gap in zip((claim.cells() for claim in claims), claimed.values(), strict=True)
+        ),
+        verdicts=summary(claims) if claims else "",
+    )
+
+
+def _sizes(records: list[Record]) -> str:
+    return ", ".join(f"{_span([record.dataset.sizes[part] for record in records])} {part}" for part in PARTS)
 
 
 def _footer(records: list[Record], runs: pd.DataFrame) -> list[str]:
     first = records[0]
     protocol = Protocol(**first.protocol)
     data = first.dataset
-    sizes = ", ".join(f"{_span([record.dataset.sizes[part] for record in records])} {part}" for part in PARTS)
     provenance = "; ".join(f"{key}: {_words(value)}" for key, value in sorted(data.provenance.items()))
     prints = dict.fromkeys(
         (record.dataset.split_seed, record.dataset.fingerprint) for record in sorted(records, key=_seed_order)
@@ -248,7 +330,7 @@ def _footer(records: list[Record], runs: pd.DataFrame) -> list[str]:
         + f" of mean average precision, of the precision among the first K (P@K, mean over image→text and text→image) "
         f"and of seconds. {_axis(runs, same_test(records))}",
         f"Protocol {protocol.describe()}.",
-        f"Split {data.split}: {sizes}.",
+        f"Split {data.split}: {_sizes(records)}.",
         f"Features {data.features} ({provenance}); scaling {data.scaling}, fitted on training rows.",
         f"Data fingerprint: {named}.",
         _parameters(records),
@@ -395,38 +477,67 @@ def escape(text: str) -> str:
 
 
 def to_text(table: Table) -> str:
-    """The table for a terminal."""
+    """The table for a terminal, and the figures that papers have in its place."""
     from tabulate import tabulate
 
-    rows = [[clean(cell) for cell in row] for row in table.rows]
-    body = tabulate(rows, headers=list(map(clean, table.columns)), tablefmt="simple", disable_numparse=True)
-    return "\n".join([clean(table.heading), "", body, "", *(clean(line) for line in table.footer)])
+    def body(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+        cells = [[clean(cell) for cell in row] for row in rows]
+        return tabulate(cells, headers=list(map(clean, columns)), tablefmt="simple", disable_numparse=True)
+
+    lines = [clean(table.heading), "", body(table.columns, table.rows), "", *map(clean, table.footer)]
+    for other in table.published:
+        lines += [
+            "",
+            f"Published figures (ours / published): {other.title}",
+            "",
+            body(other.columns, other.rows),
+            "",
+        ]
+        lines += map(clean, other.footer)
+    return "\n".join(lines)
 
 
 def to_markdown(table: Table) -> str:
-    """The table as GitHub-flavoured Markdown."""
-    from tabulate import tabulate
-
+    """The table as GitHub-flavoured Markdown, with published figures and differences below it."""
     rows = []
     for i, row in enumerate(table.rows):
         cells = [escape(cell) for cell in row]
         rows.append([f"**{cell}**" if (i, j) in table.bold else cell for j, cell in enumerate(cells)])
-    columns = [escape(column) for column in table.columns]
-    body = tabulate(rows, headers=columns, tablefmt="pipe", disable_numparse=True)
-    bold = (
-        ["Bold is the highest value of a column, which need not differ from the next."] if table.bold else []
-    )
-    footer = "\n".join(f"- {escape(line)}" for line in [*table.footer, *bold])
-    text = f"## {escape(table.heading)}\n\n{body}\n\n{footer}\n"
-    if not table.differences:
-        return text
-    claims = tabulate(
-        [[escape(cell) for cell in row] for row in table.differences],
-        headers=COLUMNS,
-        tablefmt="pipe",
-        disable_numparse=True,
-    )
-    return f"{text}\n### Neighbouring rows\n\n{claims}\n\n{escape(EXPLANATION)}\n"
+    blocks = [
+        f"## {escape(table.heading)}",
+        _grid(table.columns, rows),
+        _bullets([*table.footer, *([BOLD] if table.bold else [])]),
+    ]
+    for other in table.published:
+        blocks += [
+            f"### Published figures: {escape(other.title)}",
+            _grid(other.columns, _escaped(other.rows)),
+            _bullets([*other.footer, READING]),
+        ]
+        if other.claims:
+            blocks += [
+                f"### Claims of the papers: {escape(other.title)}",
+                escape(f"{CLAIMS} {other.verdicts}"),
+                _grid((COLUMNS[0], "published", *COLUMNS[1:]), _escaped(other.claims)),
+            ]
+    if table.differences:
+        blocks += ["### Neighbouring rows", _grid(COLUMNS, _escaped(table.differences))]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Escaped cells as a table."""
+    from tabulate import tabulate
+
+    return tabulate(rows, headers=list(map(escape, columns)), tablefmt="pipe", disable_numparse=True)
+
+
+def _escaped(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    return [[escape(cell) for cell in row] for row in rows]
+
+
+def _bullets(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {escape(line)}" for line in lines)
 
 
 def page(
@@ -437,7 +548,10 @@ def page(
         f"{HEADING}{escape(title)}\n\n"
         "Made by `xmbench leaderboard` from the records beside it; edits are lost, and `--check` finds them.\n"
     )
-    return "\n".join([head, *(to_markdown(table) for table in tables(records, stale))])
+    found = tables(records, stale)
+    compared = any(table.differences or any(other.claims for other in table.published) for table in found)
+    tail = [f"## How differences are read\n\n{escape(EXPLANATION)}\n"] * compared
+    return "\n".join([head, *map(to_markdown, found), *tail])
 
 
 # -- the committed folder -----------------------------------------------------------------------------
@@ -539,12 +653,12 @@ def write_boards(folder: Path, results: Results, registry: Registry, only: str |
             for name, values in results.arrays(record.score_id).items():
                 kind, _, task = name.partition("/")
                 if kind == "average_precision":
-                    arrays[f"{record.score_id}/{task}"] = values.astype(np.float32)
+                    arrays[f"{record.score_id}/{task}"] = values
         records = sorted(merged.values(), key=_order)
         check_same_data(records)
         ids = {record.score_id for record in records}
         arrays = {name: values for name, values in arrays.items() if name.partition("/")[0] in ids}
-        atomic_write(kept_path, npz_bytes(arrays))
+        atomic_write(kept_path, npz_bytes({name: _packed(name, values) for name, values in arrays.items()}))
         atomic_write(folder / f"{dataset}.jsonl", b"".join(encode(record) + b"\n" for record in records))
         path = folder / f"{dataset}.md"
         text = page(records[0].dataset.title, records, stale)
@@ -602,10 +716,18 @@ def check_same_data(records: Iterable[Record]) -> None:
 
 
 def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Per-query AP by score id and task."""
     try:
-        return read_npz(path)
+        return {name: unpack(values) for name, values in read_npz(path).items()}
     except (FileNotFoundError, ValueError) as error:
         raise InvalidRecord(f"{path.name} cannot be read: {error}") from error
+
+
+def _packed(name: str, values: NDArray[Any]) -> NDArray[Any]:
+    try:
+        return pack(values)
+    except ValueError as error:
+        raise InvalidRecord(f"record {name}: {error}; run it again with --fresh") from error
 
 
 def _check_arrays(path: Path, records: list[Record]) -> None:
