@@ -72,6 +72,7 @@ class Beside:
         columns: titles.
         rows: cells, unescaped: the paper's method, our row, ours / published.
         footer: where the figures are from, and in which ways they are not comparable.
+        marks: in which ways they are not, in few words.
         claims: cells of the claims that the published order makes, held against our scores.
         verdicts: how many of them hold.
     """
@@ -80,6 +81,7 @@ class Beside:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     footer: tuple[str, ...]
+    marks: tuple[str, ...] = ()
     claims: tuple[tuple[str, ...], ...] = ()
     verdicts: str = ""
 
@@ -301,7 +303,10 @@ def _beside(
         rows=tuple(comparison(table, cells)),
         footer=(
             f"Source: {table.source}, {table.table}; {table.provenance}.",
-            *(f"Marked: {words}." for words in differences),
+            *(f"{words[0].upper()}{words[1:]}." for words in (*differences, *table.remarks)),
+        ),
+        marks=tuple(
+            mark for mark, _, _ in (words.partition(":") for words in differences) if "differ" in mark
         ),
         claims=tuple(
             (first, f"{gap:+.3f}", *rest)
@@ -510,7 +515,8 @@ def to_markdown(table: Table) -> str:
     ]
     for other in table.published:
         blocks += [
-            f"### Published figures: {escape(other.title)}",
+            f"### Published figures: {escape(other.title)}"
+            + (f" ({', '.join(other.marks)})" if other.marks else ""),
             _grid(other.columns, _escaped(other.rows)),
             _bullets([*other.footer, READING]),
         ]

@@ -25,7 +25,8 @@ READING = (
 
 CLAIMS = (
     "Each pair of methods of the published table that have rows here, ordered by the published average, as a claim "
-    "that the published order holds for ours. It can hold, fail or stay unresolved."
+    "that the published order holds for ours; of several rows of a method the first stands for it. A claim can hold, "
+    "fail or stay unresolved."
 )
 
 
@@ -44,6 +45,7 @@ class Published:
         sizes: of the paper's split.
         provenance: how the figures were read.
         protocols: our protocols that the table may stand beside -> how they differ from the paper's.
+        remarks: what was found about a gap between the paper's figures and ours.
         figures: method, as the paper calls it -> mean average precision of ``TASKS``.
     """
 
@@ -57,6 +59,7 @@ class Published:
     sizes: str
     provenance: str
     protocols: Mapping[str, str]
+    remarks: tuple[str, ...]
     figures: Mapping[str, tuple[float, ...]]
 
     @property
@@ -70,7 +73,7 @@ class Published:
         return TASKS[: len(next(iter(self.figures.values())))]
 
     def differences(self, features: str, protocol: str, ours: str) -> tuple[str, ...]:
-        """In which ways our table differs from this one.
+        """In which ways our table differs from this one: a mark, a colon, and the particulars.
 
         Args:
             features: ours, ``IMAGE+TEXT``.
