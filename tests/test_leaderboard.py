@@ -355,6 +355,23 @@ def test_rows_with_the_same_departure_share_its_note():
     assert notes == ["Note 1: cca, jrl: one.", "Note 2: cca: two.", "Note 3: cfa, jrl: three."]
 
 
+def test_departures_that_differ_after_a_colon_are_one_note():
+    departures = [["others: a", "plain"], ["others: a, b", "plain"], ["plain", "more: a"]]
+    table = only([make("cca", s, s, method={"departures": words}) for s, words in enumerate(departures)])
+    notes = [line for line in table.footer if line.startswith("Note")]
+    assert notes == ["Note 1: cca: others: a / a, b.", "Note 2: cca: plain.", "Note 3: cca: more: a."]
+
+
+def test_parameters_of_the_same_fits_are_written_once_on_a_page():
+    some = [make(protocol=name, tuning=tuned()) for name in ("default", "l2", "inner")]
+    other = make("cfa", protocol="trec", tuning=tuned({"ridge": 3.0}))
+    written = page("Toys", [*some, other])
+    (heading,) = [table.heading for table in tables(some) if "protocol default" in table.heading]
+    assert written.count("cca: ridge 10.0") == written.count("cfa: ridge 3.0") == 1
+    assert written.count(f"Parameters as in the table {escape(heading)}.") == 2
+    assert all("cca: ridge 10.0" in " ".join(table.footer) for table in tables(some))
+
+
 def test_failed_runs_are_rows_with_a_reason():
     table = only([make("cca"), failed("cfa", 3, "RunError: it diverged")])
     assert column(table, "runs")["cfa"] == "0 of 1"

@@ -6,8 +6,8 @@ import difflib
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,8 @@ SCORES = {
 """Column title -> column of :func:`frame`."""
 
 BOLD = "Bold is the highest value of a column, which need not differ from the next."
+
+_PARAMETERS = "Parameters"
 
 HEADING = "# Leaderboard: "
 """How a page of ours begins."""
@@ -219,7 +221,7 @@ def _table(records: list[Record], stale: Callable[[Record], bool]) -> Table:
             marks.append("stale")
         if any(record.method.transductive for record in mine):
             marks.append("transductive")
-        departures = dict.fromkeys(words for record in mine for words in record.method.departures)
+        departures = _merged(words for record in mine for words in record.method.departures)
         for words in departures:
             notes.setdefault(words, []).append(label)
         if departures:
@@ -269,6 +271,15 @@ def _table(records: list[Record], stale: Callable[[Record], bool]) -> Table:
         differences=tuple(claim.cells() for claim in neighbours(records)),
         published=_published(records, means),
     )
+
+
+def _merged(departures: Iterable[str]) -> list[str]:
+    """Each departure once; those that differ after their last colon, as between runs of a row, in one sentence."""
+    found: dict[str, list[str]] = {}
+    for words in dict.fromkeys(departures):
+        head, colon, tail = words.rpartition(": ")
+        found.setdefault(head + colon or words, []).append(tail if colon else "")
+    return [head + " / ".join(tails) for head, tails in found.items()]
 
 
 def _published(records: list[Record], means: dict[Any, dict[Any, Any]]) -> tuple[Beside, ...]:
@@ -379,8 +390,8 @@ def _parameters(records: list[Record]) -> str:
     tuning = records[0].tuning
     if tuning is None:
         return (
-            f"Parameters, by default or as set by hand: {listed}. The defaults of xmbench's own methods were chosen "
-            "by validation scores over several seeded splits; a validation row of one such split can be a test row "
+            f"{_PARAMETERS}, by default or as set by hand: {listed}. The defaults of xmbench's own methods were "
+            "chosen by validation scores over several seeded splits; a validation row of one such split can be a test row "
             "of another."
         )
     how = (
@@ -394,8 +405,8 @@ def _parameters(records: list[Record]) -> str:
             made[record.method.label] = max(made.get(record.method.label, 0), len(record.tuning.trials))
     fewer = ", ".join(f"{label} {n}" for label, n in sorted(made.items()) if n < tuning.budget)
     return (
-        f"Parameters that are not in brackets were chosen inside each seed's own split, by the validation rows' mean "
-        f"of image→text and text→image MAP under the default protocol, the first of equal ones; each method had "
+        f"{_PARAMETERS} that are not in brackets were chosen inside each seed's own split, by the validation rows' "
+        f"mean of image→text and text→image MAP under the default protocol, the first of equal ones; each method had "
         f"{tuning.budget} trials{f' (fewer: {fewer})' if fewer else ''}: its defaults, which validation scores over "
         f"several seeded splits had chosen, and {how}. Fit seconds are those of all trials. Chosen (of how many "
         f"runs): {listed}."
@@ -557,7 +568,25 @@ def page(
     found = tables(records, stale)
     compared = any(table.differences or any(other.claims for other in table.published) for table in found)
     tail = [f"## How differences are read\n\n{escape(EXPLANATION)}\n"] * compared
-    return "\n".join([head, *map(to_markdown, found), *tail])
+    return "\n".join([head, *map(to_markdown, _once(found)), *tail])
+
+
+def _once(found: Iterable[Table]) -> Iterator[Table]:
+    """Tables of which those of the same fits as an earlier one, under another protocol, point to its parameters."""
+    seen: dict[str, str] = {}
+    for table in found:
+        first = {
+            line: seen.setdefault(line, table.heading)
+            for line in table.footer
+            if line.startswith(_PARAMETERS)
+        }
+        lines = [
+            line
+            if first.get(line) in (None, table.heading)
+            else f"{_PARAMETERS} as in the table {first[line]}."
+            for line in table.footer
+        ]
+        yield replace(table, footer=tuple(lines))
 
 
 # -- the committed folder -----------------------------------------------------------------------------
