@@ -391,8 +391,8 @@ def _parameters(records: list[Record]) -> str:
     if tuning is None:
         return (
             f"{_PARAMETERS}, by default or as set by hand: {listed}. The defaults of xmbench's own methods were "
-            "chosen by validation scores over several seeded splits; a validation row of one such split can be a test row "
-            "of another."
+            "chosen by validation scores over several seeded splits; a validation row of one such split can be a "
+            "test row of another."
         )
     how = (
         "all of its grid"
