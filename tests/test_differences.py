@@ -9,13 +9,24 @@ import re
 import sys
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xmbench import cli
 from xmbench._io import short_id
-from xmbench.differences import COLUMNS, EXPLANATION, Claim, by_split, examine, neighbours, parse_claims
+from xmbench.differences import (
+    COLUMNS,
+    EXPLANATION,
+    Claim,
+    by_split,
+    comparable,
+    examine,
+    neighbours,
+    parse_claims,
+    summary,
+)
 from xmbench.errors import InvalidRecord, MissingData, UnknownName, UsageError
 from xmbench.evaluation import TASKS
 from xmbench.leaderboard import claims_of_tables, page, read_board, tables
@@ -198,6 +209,31 @@ def test_neighbours_go_down_by_mean_over_the_splits_that_all_share():
 )
 def test_without_two_methods_on_two_common_splits_there_are_none(records):
     assert neighbours(records) == []
+
+
+def test_a_claim_between_neighbouring_rows_never_fails_and_the_page_says_so():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        labels = [f"m{i}" for i in range(5)]
+        records = [record for label in labels for record in runs(label, rng.uniform(0.4, 0.6, 4).tolist())]
+        assert "fails" not in {claim.verdict for claim in neighbours(records)}
+    for words in ("never fail", "Intervals are not adjusted"):
+        assert words in EXPLANATION and words in page("Toys", records)
+
+
+def test_claims_are_counted_by_verdict():
+    claims = [
+        Claim("a", "b", Difference(0.1, 0, 0.2, 0.5, 5), 0.5, verdict)
+        for verdict in ("holds", "fails", "holds", "not resolved")
+    ]
+    assert summary(claims) == "Of 4 claims: hold 2, fail 1, not resolved 1."
+
+
+def test_comparable_methods_are_those_of_the_neighbouring_rows():
+    records = [*runs("low", [0.1, 0.2]), *runs("high", [0.8, 0.7]), *runs("once", [0.5])]
+    labels, kept = comparable(records)
+    assert labels == ["high", "low"] and {record.method.label for record in kept} == {"high", "low"}
+    assert comparable(runs("once", [0.5])) == ([], [])
 
 
 # -- chains -----------------------------------------------------------------------------------------

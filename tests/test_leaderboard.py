@@ -338,9 +338,38 @@ def test_departures_are_numbered_notes_below_the_table():
         make("random", scores=0.5),
     ]
     table = only(records)
-    assert [row[0] for row in table.rows[:3]] == ["cfa (note 1)", "random", "cca (note 2)"]
+    assert [row[0] for row in table.rows[:3]] == ["cfa (note 1)", "random", "cca (notes 2-3)"]
     notes = [line for line in table.footer if line.startswith("Note")]
-    assert notes == ["Note 1: cfa: centred.", "Note 2: cca: a ridge is added; nothing else."]
+    assert notes == ["Note 1: cfa: centred.", "Note 2: cca: a ridge is added.", "Note 3: cca: nothing else."]
+
+
+def test_rows_with_the_same_departure_share_its_note():
+    records = [
+        make("cca", scores=0.9, method={"departures": ["one", "two"]}),
+        make("cfa", scores=0.5, method={"departures": ["three"]}),
+        make("jrl", scores=0.1, method={"departures": ["three", "one"]}),
+    ]
+    table = only(records)
+    assert [row[0] for row in table.rows[:3]] == ["cca (notes 1-2)", "cfa (note 3)", "jrl (notes 1, 3)"]
+    notes = [line for line in table.footer if line.startswith("Note")]
+    assert notes == ["Note 1: cca, jrl: one.", "Note 2: cca: two.", "Note 3: cfa, jrl: three."]
+
+
+def test_departures_that_differ_after_a_colon_are_one_note():
+    departures = [["others: a", "plain"], ["others: a, b", "plain"], ["plain", "more: a"]]
+    table = only([make("cca", s, s, method={"departures": words}) for s, words in enumerate(departures)])
+    notes = [line for line in table.footer if line.startswith("Note")]
+    assert notes == ["Note 1: cca: others: a / a, b.", "Note 2: cca: plain.", "Note 3: cca: more: a."]
+
+
+def test_parameters_of_the_same_fits_are_written_once_on_a_page():
+    some = [make(protocol=name, tuning=tuned()) for name in ("default", "l2", "inner")]
+    other = make("cfa", protocol="trec", tuning=tuned({"ridge": 3.0}))
+    written = page("Toys", [*some, other])
+    (heading,) = [table.heading for table in tables(some) if "protocol default" in table.heading]
+    assert written.count("cca: ridge 10.0") == written.count("cfa: ridge 3.0") == 1
+    assert written.count(f"Parameters as in the table {escape(heading)}.") == 2
+    assert all("cca: ridge 10.0" in " ".join(table.footer) for table in tables(some))
 
 
 def test_failed_runs_are_rows_with_a_reason():
@@ -970,6 +999,90 @@ def test_damaged_arrays_are_found(board, damage):
     with pytest.raises(InvalidRecord, match=r"toys\.npz") as caught:
         check_boards(board, REGISTRY)
     assert caught.value.exit_code == 4
+
+
+def many(label: str = "cca", seed: int = 0, n: int = 200) -> tuple[Record, dict[str, np.ndarray]]:
+    """A record of ``n`` random queries, the last of them without an answer, and its arrays."""
+    rng = np.random.default_rng(seed)
+    values = {task: np.append(rng.uniform(0, 1, n - 1) ** 3, np.nan) for task in TASKS}
+    record = make(label, seed, seed, {task: float(np.nanmean(row)) for task, row in values.items()})
+    return record, {f"average_precision/{task}": row for task, row in values.items()}
+
+
+def test_many_queries_are_kept_in_few_bytes_and_pass_the_check(tmp_path):
+    results = Results(tmp_path / "results")
+    for seed in range(3):
+        results.put(*many(seed=seed))
+    folder = tmp_path / "boards"
+    write_boards(folder, results, REGISTRY)
+    assert check_boards(folder, REGISTRY) == ["toys"]
+    assert {values.nbytes for values in read_npz(folder / "toys.npz").values()} == {2 * 200}
+    before = contents(folder)
+    write_boards(folder, Results(tmp_path / "nothing"), REGISTRY)
+    assert contents(folder) == before
+
+
+def test_a_board_of_whole_numbers_is_read_and_made_smaller(tmp_path):
+    """As boards were written before: float32 for every query."""
+    record, arrays = many()
+    folder = tmp_path / "boards"
+    write_boards(folder, put(tmp_path / "results", record), REGISTRY)
+    results = Results(tmp_path / "results")
+    results.put(record, arrays)
+    write_boards(folder, results, REGISTRY)
+    small = (folder / "toys.npz").read_bytes()
+    whole = {
+        f"{record.score_id}/{name.partition('/')[2]}": values.astype(np.float32)
+        for name, values in arrays.items()
+    }
+    (folder / "toys.npz").write_bytes(npz_bytes(whole))
+    assert check_boards(folder, REGISTRY) == ["toys"]
+    write_boards(folder, Results(tmp_path / "nothing"), REGISTRY)
+    assert len((folder / "toys.npz").read_bytes()) <= len(small) + 50
+    assert check_boards(folder, REGISTRY) == ["toys"]
+
+
+def test_a_packed_value_moved_by_little_is_found(tmp_path):
+    """One query of 200 that loses 0.001 moves the mean by more than is allowed."""
+    record, arrays = many()
+    results = Results(tmp_path / "results")
+    results.put(record, arrays)
+    write_boards(tmp_path, results, REGISTRY)
+    stored = read_npz(tmp_path / "toys.npz")
+    name = f"{record.score_id}/image->text"
+    steps = 1e6 / 199
+    low, high = stored[name].astype(int)
+    codes = low + 256 * high
+    place = int(np.argmax(codes * (codes < 0xFFFF)))
+    codes[place] -= round(0.001 * steps)
+    stored[name] = np.stack([codes & 0xFF, codes >> 8]).astype(np.uint8)
+    (tmp_path / "toys.npz").write_bytes(npz_bytes(stored))
+    with pytest.raises(InvalidRecord, match=r"cca.*image->text"):
+        check_boards(tmp_path, REGISTRY)
+
+
+@pytest.mark.parametrize("damage", [np.zeros((3, 200), np.uint8), np.full((2, 200), 200, np.uint8)])
+def test_packed_values_that_cannot_be_are_found(tmp_path, damage):
+    record, arrays = many()
+    results = Results(tmp_path / "results")
+    results.put(record, arrays)
+    write_boards(tmp_path, results, REGISTRY)
+    stored = read_npz(tmp_path / "toys.npz")
+    stored[f"{record.score_id}/image->text"] = damage
+    (tmp_path / "toys.npz").write_bytes(npz_bytes(stored))
+    with pytest.raises(InvalidRecord, match=r"toys\.npz cannot be read: packed average precision"):
+        check_boards(tmp_path, REGISTRY)
+
+
+@pytest.mark.parametrize("wrong", [1.5, -0.1, np.inf])
+def test_average_precision_that_is_none_is_not_committed(tmp_path, wrong):
+    record, arrays = many()
+    arrays["average_precision/text->all"][7] = wrong
+    results = Results(tmp_path / "results")
+    results.put(record, arrays)
+    with pytest.raises(InvalidRecord, match="not between 0 and 1"):
+        write_boards(tmp_path / "boards", results, REGISTRY)
+    assert not (tmp_path / "boards").exists()
 
 
 @pytest.mark.parametrize("change", [0.01, -0.01, np.nan])

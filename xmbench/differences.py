@@ -47,7 +47,9 @@ COLUMNS = ("claim", "difference", "95 % interval", "splits", "p (Holm)", "verdic
 EXPLANATION = (
     f"Differences are of the {SCORE}, paired by split. Intervals are corrected resampled t intervals (Nadeau and "
     "Bengio 2003: splits share rows), p values are adjusted for the number of claims in the table (Holm 1979); a "
-    "claim holds or fails at 0.05, and is not resolved otherwise."
+    "claim holds or fails at 0.05, and is not resolved otherwise. Intervals are not adjusted and verdicts are, so an "
+    "interval without 0 is no verdict. Neighbouring rows stand in the order of the means observed here: such a claim "
+    "can hold or stay unresolved, but never fail."
 )
 
 
@@ -125,21 +127,41 @@ def _rows(record: Record) -> tuple[int, int]:
     return sizes["train"], sizes["test"]
 
 
-def neighbours(records: Sequence[Record]) -> list[Claim]:
-    """Each method against the next one below it, by mean score over the splits that all of them share.
+def comparable(records: Sequence[Record]) -> tuple[list[str], list[Record]]:
+    """Methods with several splits, by falling mean over the splits that all of them share, and their runs on these.
 
-    Methods with a single split are left out, and so are splits that are the same in their test rows.
+    Methods with a single split are left out. None are comparable with fewer than two shared splits, or where
+    splits are the same in their test rows.
     """
     scores = {label: mine for label, mine in by_split(records).items() if len(mine) > 1}
     common = set.intersection(*(set(mine) for mine in scores.values())) if scores else set()
     if len(common) < 2 or same_test(records):
-        return []
+        return [], []
     means = {label: float(np.mean([mine[seed] for seed in common])) for label, mine in scores.items()}
-    order = sorted(means, key=lambda label: (-means[label], label))
     kept = [
         record for record in records if record.dataset.split_seed in common and record.method.label in scores
     ]
+    return sorted(means, key=lambda label: (-means[label], label)), kept
+
+
+def neighbours(records: Sequence[Record]) -> list[Claim]:
+    """Each of the :func:`comparable` methods against the next one below it."""
+    order, kept = comparable(records)
     return examine(kept, list(itertools.pairwise(order)))
+
+
+def summary(claims: Sequence[Claim]) -> str:
+    """How many claims hold, fail and are not resolved, in one sentence."""
+    verdicts = [claim.verdict for claim in claims]
+    counts = (f"{word} {verdicts.count(verdict)}" for word, verdict in _COUNTED)
+    return f"Of {len(verdicts)} claims: {', '.join(counts)}."
+
+
+_COUNTED: tuple[tuple[str, Verdict], ...] = (
+    ("hold", "holds"),
+    ("fail", "fails"),
+    ("not resolved", "not resolved"),
+)
 
 
 def parse_claims(texts: Sequence[str]) -> list[tuple[str, str]]:

@@ -6,8 +6,8 @@ import difflib
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 
 from xmbench._io import atomic_write, npz_bytes, read_npz
 from xmbench.data import PARTS
-from xmbench.differences import COLUMNS, EXPLANATION, Claim, examine, neighbours, same_test
+from xmbench.differences import (
+    COLUMNS,
+    EXPLANATION,
+    Claim,
+    comparable,
+    examine,
+    neighbours,
+    same_test,
+    summary,
+)
 from xmbench.errors import (
     InvalidRecord,
     LeaderboardDrift,
@@ -26,7 +35,9 @@ from xmbench.errors import (
     XmbenchError,
 )
 from xmbench.evaluation import TASKS, evaluator_digest
+from xmbench.packing import pack, unpack
 from xmbench.protocol import Protocol
+from xmbench.published import CLAIMS, READING, Published, beside, comparison, ranking
 from xmbench.record import REPORTED_SCOPES, Record, Results, check_ids, decode, encode, numerics_digest
 from xmbench.registry import NAME, Registry
 from xmbench.tuning import Tuning
@@ -48,8 +59,33 @@ SCORES = {
 
 BOLD = "Bold is the highest value of a column, which need not differ from the next."
 
+_PARAMETERS = "Parameters"
+
 HEADING = "# Leaderboard: "
 """How a page of ours begins."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A published table beside one of ours, as plain cells.
+
+    Args:
+        title: paper and table.
+        columns: titles.
+        rows: cells, unescaped: the paper's method, our row, ours / published.
+        footer: where the figures are from, and in which ways they are not comparable.
+        marks: in which ways they are not, in few words.
+        claims: cells of the claims that the published order makes, held against our scores.
+        verdicts: how many of them hold.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    footer: tuple[str, ...]
+    marks: tuple[str, ...] = ()
+    claims: tuple[tuple[str, ...], ...] = ()
+    verdicts: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,6 +99,7 @@ class Table:
         bold: (row, column) of the cells to stress.
         footer: sentences below the table.
         differences: cells of the claims that each row is above the next one, where there are several splits.
+        published: tables of papers on the same dataset and split.
     """
 
     heading: str
@@ -71,6 +108,7 @@ class Table:
     bold: frozenset[tuple[int, int]]
     footer: tuple[str, ...]
     differences: tuple[tuple[str, ...], ...] = ()
+    published: tuple[Beside, ...] = ()
 
 
 def frame(records: Sequence[Record]) -> pd.DataFrame:
@@ -173,8 +211,8 @@ def _table(records: list[Record], stale: Callable[[Record], bool]) -> Table:
         means = grouped[numbers].mean().to_dict("index")
         spreads = grouped[numbers].std(ddof=1).to_dict("index")
     labels = sorted(by_label, key=lambda label: (-_or_last(means.get(label, {}).get("bimodal")), label))
-    notes: list[str] = []
-    rows, comparable = [], []
+    notes: dict[str, list[str]] = {}  # words -> the rows that they are of
+    rows, competing = [], []
     for label in labels:
         mine = by_label[label]
         finished = [record for record in mine if record.status == "ok"]
@@ -183,10 +221,12 @@ def _table(records: list[Record], stale: Callable[[Record], bool]) -> Table:
             marks.append("stale")
         if any(record.method.transductive for record in mine):
             marks.append("transductive")
-        departures = dict.fromkeys(words for record in mine for words in record.method.departures)
+        departures = _merged(words for record in mine for words in record.method.departures)
+        for words in departures:
+            notes.setdefault(words, []).append(label)
         if departures:
-            notes.append(f"{label}: {'; '.join(departures)}.")
-            marks.append(f"note {len(notes)}")
+            places = sorted(list(notes).index(words) + 1 for words in departures)
+            marks.append(f"note{'s' * (len(places) > 1)} {_ranges(places)}")
         cells = [label + (f" ({', '.join(marks)})" if marks else "")]
         for column in SCORES.values():
             mean, spread = means.get(label, {}).get(column), spreads.get(label, {}).get(column)
@@ -194,11 +234,11 @@ def _table(records: list[Record], stale: Callable[[Record], bool]) -> Table:
         cells.append(_seconds(means.get(label, {}).get("fit")))
         cells.append(str(len(finished)) if len(finished) == len(mine) else f"{len(finished)} of {len(mine)}")
         rows.append(tuple(cells))
-        comparable.append(not {"stale", "transductive"} & set(marks))
+        competing.append(not {"stale", "transductive"} & set(marks))
     bold = set()
     for j, column in enumerate(SCORES.values(), start=1):
         values = {
-            i: means[label][column] for i, label in enumerate(labels) if label in means and comparable[i]
+            i: means[label][column] for i, label in enumerate(labels) if label in means and competing[i]
         }
         values = {i: round(value, 3) for i, value in values.items() if value == value}
         if len(set(values.values())) > 1 or len(values) == 1:
@@ -225,18 +265,76 @@ def _table(records: list[Record], stale: Callable[[Record], bool]) -> Table:
         bold=frozenset(bold),
         footer=(
             *_footer(records, runs),
-            *(f"Note {i}: {note}" for i, note in enumerate(notes, 1)),
+            *(f"Note {i}: {', '.join(noted)}: {words}." for i, (words, noted) in enumerate(notes.items(), 1)),
             *failures,
         ),
         differences=tuple(claim.cells() for claim in neighbours(records)),
+        published=_published(records, means),
     )
+
+
+def _merged(departures: Iterable[str]) -> list[str]:
+    """Each departure once; those that differ after their last colon, as between runs of a row, in one sentence."""
+    found: dict[str, list[str]] = {}
+    for words in dict.fromkeys(departures):
+        head, colon, tail = words.rpartition(": ")
+        found.setdefault(head + colon or words, []).append(tail if colon else "")
+    return [head + " / ".join(tails) for head, tails in found.items()]
+
+
+def _published(records: list[Record], means: dict[Any, dict[Any, Any]]) -> tuple[Beside, ...]:
+    """Tables of papers for a table of ours, with the mean scores of its rows."""
+    data, protocol = records[0].dataset, str(records[0].protocol["name"])
+    found = beside(data.name, data.split, data.features, protocol)
+    if not found or not means:
+        return ()
+    scores = list(SCORES.values())[:6]
+    cells = {label: [_score(row[column], None) for column in scores] for label, row in means.items()}
+    seeded = "seeded draws" if data.split_seed is not None else "one fixed list"
+    ours = f"{seeded}, {_sizes(records)}"
+    known, kept = comparable(records)
+    return tuple(
+        _beside(table, cells, table.differences(data.features, protocol, ours), known, kept)
+        for table in found
+    )
+
+
+def _beside(
+    table: Published,
+    cells: dict[str, list[str]],
+    differences: Sequence[str],
+    known: Sequence[str],
+    kept: Sequence[Record],
+) -> Beside:
+    claimed = ranking(table, known)
+    claims = examine(kept, list(claimed))
+    return Beside(
+        title=table.title,
+        columns=("method", "our row", *table.tasks),
+        rows=tuple(comparison(table, cells)),
+        footer=(
+            f"Source: {table.source}, {table.table}; {table.provenance}.",
+            *(f"{words[0].upper()}{words[1:]}." for words in (*differences, *table.remarks)),
+        ),
+        marks=tuple(
+            mark for mark, _, _ in (words.partition(":") for words in differences) if "differ" in mark
+        ),
+        claims=tuple(
+            (first, f"{gap:+.3f}", *rest)
+            for (first, *rest), gap in zip((claim.cells() for claim in claims), claimed.values(), strict=True)
+        ),
+        verdicts=summary(claims) if claims else "",
+    )
+
+
+def _sizes(records: list[Record]) -> str:
+    return ", ".join(f"{_span([record.dataset.sizes[part] for record in records])} {part}" for part in PARTS)
 
 
 def _footer(records: list[Record], runs: pd.DataFrame) -> list[str]:
     first = records[0]
     protocol = Protocol(**first.protocol)
     data = first.dataset
-    sizes = ", ".join(f"{_span([record.dataset.sizes[part] for record in records])} {part}" for part in PARTS)
     provenance = "; ".join(f"{key}: {_words(value)}" for key, value in sorted(data.provenance.items()))
     prints = dict.fromkeys(
         (record.dataset.split_seed, record.dataset.fingerprint) for record in sorted(records, key=_seed_order)
@@ -248,7 +346,7 @@ def _footer(records: list[Record], runs: pd.DataFrame) -> list[str]:
         + f" of mean average precision, of the precision among the first K (P@K, mean over image→text and text→image) "
         f"and of seconds. {_axis(runs, same_test(records))}",
         f"Protocol {protocol.describe()}.",
-        f"Split {data.split}: {sizes}.",
+        f"Split {data.split}: {_sizes(records)}.",
         f"Features {data.features} ({provenance}); scaling {data.scaling}, fitted on training rows.",
         f"Data fingerprint: {named}.",
         _parameters(records),
@@ -292,9 +390,9 @@ def _parameters(records: list[Record]) -> str:
     tuning = records[0].tuning
     if tuning is None:
         return (
-            f"Parameters, by default or as set by hand: {listed}. The defaults of xmbench's own methods were chosen "
-            "by validation scores over several seeded splits; a validation row of one such split can be a test row "
-            "of another."
+            f"{_PARAMETERS}, by default or as set by hand: {listed}. The defaults of xmbench's own methods were "
+            "chosen by validation scores over several seeded splits; a validation row of one such split can be a "
+            "test row of another."
         )
     how = (
         "all of its grid"
@@ -307,8 +405,8 @@ def _parameters(records: list[Record]) -> str:
             made[record.method.label] = max(made.get(record.method.label, 0), len(record.tuning.trials))
     fewer = ", ".join(f"{label} {n}" for label, n in sorted(made.items()) if n < tuning.budget)
     return (
-        f"Parameters that are not in brackets were chosen inside each seed's own split, by the validation rows' mean "
-        f"of image→text and text→image MAP under the default protocol, the first of equal ones; each method had "
+        f"{_PARAMETERS} that are not in brackets were chosen inside each seed's own split, by the validation rows' "
+        f"mean of image→text and text→image MAP under the default protocol, the first of equal ones; each method had "
         f"{tuning.budget} trials{f' (fewer: {fewer})' if fewer else ''}: its defaults, which validation scores over "
         f"several seeded splits had chosen, and {how}. Fit seconds are those of all trials. Chosen (of how many "
         f"runs): {listed}."
@@ -395,38 +493,68 @@ def escape(text: str) -> str:
 
 
 def to_text(table: Table) -> str:
-    """The table for a terminal."""
+    """The table for a terminal, and the figures that papers have in its place."""
     from tabulate import tabulate
 
-    rows = [[clean(cell) for cell in row] for row in table.rows]
-    body = tabulate(rows, headers=list(map(clean, table.columns)), tablefmt="simple", disable_numparse=True)
-    return "\n".join([clean(table.heading), "", body, "", *(clean(line) for line in table.footer)])
+    def body(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+        cells = [[clean(cell) for cell in row] for row in rows]
+        return tabulate(cells, headers=list(map(clean, columns)), tablefmt="simple", disable_numparse=True)
+
+    lines = [clean(table.heading), "", body(table.columns, table.rows), "", *map(clean, table.footer)]
+    for other in table.published:
+        lines += [
+            "",
+            f"Published figures (ours / published): {other.title}",
+            "",
+            body(other.columns, other.rows),
+            "",
+        ]
+        lines += map(clean, other.footer)
+    return "\n".join(lines)
 
 
 def to_markdown(table: Table) -> str:
-    """The table as GitHub-flavoured Markdown."""
-    from tabulate import tabulate
-
+    """The table as GitHub-flavoured Markdown, with published figures and differences below it."""
     rows = []
     for i, row in enumerate(table.rows):
         cells = [escape(cell) for cell in row]
         rows.append([f"**{cell}**" if (i, j) in table.bold else cell for j, cell in enumerate(cells)])
-    columns = [escape(column) for column in table.columns]
-    body = tabulate(rows, headers=columns, tablefmt="pipe", disable_numparse=True)
-    bold = (
-        ["Bold is the highest value of a column, which need not differ from the next."] if table.bold else []
-    )
-    footer = "\n".join(f"- {escape(line)}" for line in [*table.footer, *bold])
-    text = f"## {escape(table.heading)}\n\n{body}\n\n{footer}\n"
-    if not table.differences:
-        return text
-    claims = tabulate(
-        [[escape(cell) for cell in row] for row in table.differences],
-        headers=COLUMNS,
-        tablefmt="pipe",
-        disable_numparse=True,
-    )
-    return f"{text}\n### Neighbouring rows\n\n{claims}\n\n{escape(EXPLANATION)}\n"
+    blocks = [
+        f"## {escape(table.heading)}",
+        _grid(table.columns, rows),
+        _bullets([*table.footer, *([BOLD] if table.bold else [])]),
+    ]
+    for other in table.published:
+        blocks += [
+            f"### Published figures: {escape(other.title)}"
+            + (f" ({', '.join(other.marks)})" if other.marks else ""),
+            _grid(other.columns, _escaped(other.rows)),
+            _bullets([*other.footer, READING]),
+        ]
+        if other.claims:
+            blocks += [
+                f"### Claims of the papers: {escape(other.title)}",
+                escape(f"{CLAIMS} {other.verdicts}"),
+                _grid((COLUMNS[0], "published", *COLUMNS[1:]), _escaped(other.claims)),
+            ]
+    if table.differences:
+        blocks += ["### Neighbouring rows", _grid(COLUMNS, _escaped(table.differences))]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Escaped cells as a table."""
+    from tabulate import tabulate
+
+    return tabulate(rows, headers=list(map(escape, columns)), tablefmt="pipe", disable_numparse=True)
+
+
+def _escaped(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    return [[escape(cell) for cell in row] for row in rows]
+
+
+def _bullets(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {escape(line)}" for line in lines)
 
 
 def page(
@@ -437,7 +565,28 @@ def page(
         f"{HEADING}{escape(title)}\n\n"
         "Made by `xmbench leaderboard` from the records beside it; edits are lost, and `--check` finds them.\n"
     )
-    return "\n".join([head, *(to_markdown(table) for table in tables(records, stale))])
+    found = tables(records, stale)
+    compared = any(table.differences or any(other.claims for other in table.published) for table in found)
+    tail = [f"## How differences are read\n\n{escape(EXPLANATION)}\n"] * compared
+    return "\n".join([head, *map(to_markdown, _once(found)), *tail])
+
+
+def _once(found: Iterable[Table]) -> Iterator[Table]:
+    """Tables of which those of the same fits as an earlier one, under another protocol, point to its parameters."""
+    seen: dict[str, str] = {}
+    for table in found:
+        first = {
+            line: seen.setdefault(line, table.heading)
+            for line in table.footer
+            if line.startswith(_PARAMETERS)
+        }
+        lines = [
+            line
+            if first.get(line) in (None, table.heading)
+            else f"{_PARAMETERS} as in the table {first[line]}."
+            for line in table.footer
+        ]
+        yield replace(table, footer=tuple(lines))
 
 
 # -- the committed folder -----------------------------------------------------------------------------
@@ -539,12 +688,12 @@ def write_boards(folder: Path, results: Results, registry: Registry, only: str |
             for name, values in results.arrays(record.score_id).items():
                 kind, _, task = name.partition("/")
                 if kind == "average_precision":
-                    arrays[f"{record.score_id}/{task}"] = values.astype(np.float32)
+                    arrays[f"{record.score_id}/{task}"] = values
         records = sorted(merged.values(), key=_order)
         check_same_data(records)
         ids = {record.score_id for record in records}
         arrays = {name: values for name, values in arrays.items() if name.partition("/")[0] in ids}
-        atomic_write(kept_path, npz_bytes(arrays))
+        atomic_write(kept_path, npz_bytes({name: _packed(name, values) for name, values in arrays.items()}))
         atomic_write(folder / f"{dataset}.jsonl", b"".join(encode(record) + b"\n" for record in records))
         path = folder / f"{dataset}.md"
         text = page(records[0].dataset.title, records, stale)
@@ -602,10 +751,18 @@ def check_same_data(records: Iterable[Record]) -> None:
 
 
 def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Per-query AP by score id and task."""
     try:
-        return read_npz(path)
+        return {name: unpack(values) for name, values in read_npz(path).items()}
     except (FileNotFoundError, ValueError) as error:
         raise InvalidRecord(f"{path.name} cannot be read: {error}") from error
+
+
+def _packed(name: str, values: NDArray[Any]) -> NDArray[Any]:
+    try:
+        return pack(values)
+    except ValueError as error:
+        raise InvalidRecord(f"record {name}: {error}; run it again with --fresh") from error
 
 
 def _check_arrays(path: Path, records: list[Record]) -> None:
