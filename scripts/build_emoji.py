@@ -282,6 +282,8 @@ def differences(made: Mapping[str, NDArray[Any]], hashes: Mapping[str, str]) -> 
     problems = [f"{name} differ from the shipped ones" for name in exact if not same(made[name], there[name])]
     if hashes != read_hashes():
         problems.append(f"the hashes of the pixels differ from those of {PIXELS.name}")
+    if made["lite0"].shape != there["lite0"].shape:
+        problems.append(f"features have the shape {made['lite0'].shape}, expected {there['lite0'].shape}")
     if problems:
         return problems
     before, after = corpus(there), corpus(made)
@@ -295,10 +297,11 @@ def differences(made: Mapping[str, NDArray[Any]], hashes: Mapping[str, str]) -> 
     if not likeness.min() >= SAME:
         row = int(likeness.argmin())
         problems.append(f"features of {before.ids[row]}: cosine {likeness[row]:.6f} with the shipped row")
-    print(
-        f"{', '.join(exact)}, {len(hashes):,} drawings and the splits of {SEEDS} seeds are the shipped ones; "
-        f"smallest cosine of features {likeness.min():.7f}"
-    )
+    if not problems:
+        print(
+            f"{', '.join(exact)}, the pixels of {len(hashes):,} drawings and the splits of {SEEDS} seeds are the "
+            f"shipped ones; smallest cosine of a row of features: {likeness.min():.7f}"
+        )
     return problems
 
 
