@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from xmbench._io import file_digest
 from xmbench.data import Region
 from xmbench.errors import (
     CorruptData,
@@ -390,7 +391,7 @@ def test_provenance_knows_the_content_of_the_weights_and_not_their_place(tmp_pat
     copy.write_bytes(weights.read_bytes())
     one, other = (Narrow(weights=str(path)).provenance() for path in (weights, copy))
     assert one == other
-    assert len(one["weights"]) == 64
+    assert one["weights"] == file_digest(weights)[:16]
     copy.write_bytes(weights.read_bytes() + b"\0")
     assert Narrow(weights=str(copy)).provenance()["weights"] != one["weights"]
     assert Narrow().provenance()["weights"] == vgg19_fc7.WEIGHTS_DIGEST in vgg19_fc7.WEIGHTS
@@ -401,9 +402,10 @@ def test_frozen_features_say_that_they_depart_from_the_paper(weights):
     assert (frozen.learns, frozen.supervised) == (False, False)
     assert (tuned.learns, tuned.supervised) == (True, True)
     assert not Vgg19Fc7.learns and not Vgg19Fc7.supervised
-    (departure,) = frozen.provenance()["departures"]
+    (departure,) = frozen.departures
+    assert frozen.provenance()["departures"] == departure
     assert "CM-GANs" in departure and "frozen" in departure
-    assert tuned.provenance()["departures"] == []
+    assert tuned.departures == () and "departures" not in tuned.provenance()
     changed = [Vgg19Fc7(finetune=True, epochs=3), Vgg19Fc7(finetune=True, random_state=1), frozen]
     assert all(other.provenance() != tuned.provenance() for other in changed)
     for made in (frozen, tuned):
@@ -471,6 +473,20 @@ def test_truncated_weights_are_refused(tmp_path, weights, keep):
     path.write_bytes(weights.read_bytes()[:keep])
     with pytest.raises(CorruptData, match=r"cut\.pth is no readable file of weights .*; get vgg19"):
         Narrow(weights=str(path)).transform([], QUIET)
+
+
+def test_weights_in_half_precision_or_in_torchs_older_format_are_read(tmp_path, weights, photographs):
+    import torch
+
+    state = torch.load(weights, weights_only=True)
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)  # torchvision's file is one
+    torch.save({key: torch.nn.Parameter(value.half()) for key, value in state.items()}, tmp_path / "half.pth")
+    expected, old, half = (
+        Narrow(weights=str(path)).transform(photographs[:2], QUIET)
+        for path in (weights, tmp_path / "old.pth", tmp_path / "half.pth")
+    )
+    assert_array_equal(old, expected)
+    assert_allclose(half, expected, atol=0.01 * expected.max())
 
 
 def test_the_full_network_does_not_take_the_narrow_ones_weights(weights):

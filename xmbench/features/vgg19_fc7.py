@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from xmbench._io import file_digest
+from xmbench._io import ID_LENGTH, file_digest
 from xmbench.errors import CorruptData, InvalidParameter, MissingData, MissingDependency, Unsupported
 from xmbench.features import Encoder, Resources
 from xmbench.features._images import Row, batches, need, read
@@ -110,22 +110,13 @@ class Vgg19Fc7(Encoder):
         Raises:
             MissingData: the file of the weights does not exist.
         """
-        described: dict[str, object] = {
-            "name": "vgg19_fc7",
-            "version": 1,
-            "weights": self._weights_digest(),
-            "departures": list(self.departures),
-        }
+        described: dict[str, object] = {"name": "vgg19_fc7", "version": 1, "weights": self._weights_digest()}
+        if self.departures:
+            described["departures"] = "; ".join(self.departures)
         if self.finetune:
-            described["finetune"] = {
-                "epochs": self.epochs,
-                "random_state": self.random_state,
-                "rate": RATE,
-                "momentum": MOMENTUM,
-                "batch": TRAINING_BATCH,
-                "held_out": HELD_OUT,
-                "patience": PATIENCE,
-            }
+            described |= {"finetune": True, "epochs": self.epochs, "random_state": self.random_state}
+            described |= {"rate": RATE, "momentum": MOMENTUM, "batch": TRAINING_BATCH}
+            described |= {"held_out": HELD_OUT, "patience": PATIENCE}
         return described
 
     def fit(self, rows: Sequence[Any], labels: NDArray[Any] | None, resources: Resources) -> None:
@@ -248,7 +239,7 @@ class Vgg19Fc7(Encoder):
                 raise MissingData(f"vgg19_fc7: there is no file {self.weights}; {HOW}")
             self._digest = file_digest(path)
         # The same file has one name, whichever way it was found.
-        return WEIGHTS_DIGEST if self._digest.startswith(WEIGHTS_DIGEST) else self._digest
+        return WEIGHTS_DIGEST if self._digest.startswith(WEIGHTS_DIGEST) else self._digest[:ID_LENGTH]
 
     def _loaded(self) -> Any:
         """The network, on the CPU and ready to predict."""
@@ -376,7 +367,7 @@ def _filled(state: object, name: str, narrower: int) -> Any:
             raise CorruptData(f"{problem}{key} has the shape {shape}, expected {tuple(wanted.shape)}")
         if not found.is_floating_point() or not torch.isfinite(found).all():
             raise CorruptData(f"{problem}{key} holds values that are no finite numbers")
-    network.load_state_dict({key: state[key].float() for key in expected}, assign=True)
+    network.load_state_dict({key: state[key].detach().float() for key in expected}, assign=True)
     return network.eval()
 
 
@@ -396,8 +387,12 @@ def _seeded(seed: int, device: str) -> Iterator[None]:
     """torch's random numbers from a seed; what others draw from it is as if nothing had been drawn here."""
     import torch
 
-    with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else []):
-        torch.manual_seed(seed)
+    cuda = device.startswith("cuda")
+    with torch.random.fork_rng(devices=[device] if cuda else []):
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield
 
 
