@@ -3,6 +3,10 @@
     npm pack emoji-datasource-google@16.0.0 cldr-annotations-full@48.2.0
     python scripts/build_emoji.py emoji-datasource-google-16.0.0.tgz cldr-annotations-full-48.2.0.tgz
 
+With ``--check`` it writes nothing, and compares what it made with the shipped file: ids, texts, labels, groups,
+splits and the hashes of the pixels (``emoji_pixels.sha256`` beside this script) must be equal, and each row of
+features have a cosine of at least .9999 with the shipped one.
+
 Needs ``xmbench[features]``. Both packages are checked against their sha256. Nothing is extracted but the
 members that are named below, and of these only the drawings touch the disk, in a temporary folder under
 names made here. The file depends on its input alone, but for the last bits of the features, which differ
@@ -37,13 +41,15 @@ the clock faces, with 24. At .93 a chain of 36 yellow faces would form, that has
 from __future__ import annotations
 
 import argparse
+import hashlib
+import io
 import json
 import re
 import sys
 import tarfile
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +58,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
-from xmbench._io import atomic_write, canonical_json, file_digest, npz_bytes
+from xmbench._io import atomic_write, canonical_json, file_digest, npz_bytes, read_npz
+from xmbench.data import Corpus
+from xmbench.datasets import emoji as shipped
 from xmbench.errors import CorruptData, XmbenchError
 from xmbench.features import Resources
 from xmbench.features.lite0 import Lite0
@@ -183,6 +191,18 @@ FAMILIES = (
 SIMILAR = 0.95
 """Cosine of lite0 features from which two drawings count as near-duplicates."""
 
+SEEDS = 10
+"""Split seeds that ``--check`` compares."""
+
+STRINGS = ("texts", "class_names", "ids", "groups")
+"""The arrays that are lists of strings."""
+
+SAME = 0.9999
+"""Cosine of a row of features with the shipped row from which the two count as the same."""
+
+PIXELS = Path(__file__).with_name("emoji_pixels.sha256")
+"""Lines ``HASH  ID``: sha256 of each drawing's pixels."""
+
 
 @dataclass(frozen=True)
 class Emoji:
@@ -200,18 +220,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Rebuild datasets/emoji.npz from two npm packages.")
     parser.add_argument("drawings", type=Path, help="emoji-datasource-google-16.0.0.tgz")
     parser.add_argument("words", type=Path, help="cldr-annotations-full-48.2.0.tgz")
-    default = Path(__file__).resolve().parent.parent / "datasets" / "emoji.npz"
-    parser.add_argument("--output", type=Path, default=default, help="file to write (datasets/emoji.npz)")
+    parser.add_argument("--check", action="store_true", help="compare with the shipped file; write nothing")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=shipped.FILE,
+        help="file to write (datasets/emoji.npz); the hashes of the pixels are written beside this script",
+    )
     arguments = parser.parse_args()
     try:
-        build(arguments.drawings, arguments.words, arguments.output)
-    except (XmbenchError, OSError) as error:
+        emoji = read(arguments.drawings, arguments.words)
+        arrays = build(emoji)
+        hashes = {item.id: pixel_hash(item.drawing) for item in emoji}
+        if arguments.check:
+            problems = differences(arrays, hashes)
+            sys.exit("build_emoji: " + "\n".join(problems) if problems else None)
+        write(arguments.output, arrays, hashes)
+    except (XmbenchError, OSError, ValueError) as error:
         sys.exit(f"build_emoji: {error}")
 
 
-def build(drawings: Path, words: Path, output: Path) -> None:
-    """Make the dataset file and print what a reviewer wants to know of it."""
-    emoji = read(drawings, words)
+def build(emoji: Sequence[Emoji]) -> dict[str, NDArray[Any]]:
+    """The arrays of the dataset; what a reviewer wants to know of them is printed."""
     classes = tuple(CLASS_WORDS)
     labels = np.array([classes.index(item.category) for item in emoji], dtype=np.int8)
     texts = [text(item) for item in emoji]
@@ -221,7 +251,8 @@ def build(drawings: Path, words: Path, output: Path) -> None:
     features = encode(emoji)
     groups = group(emoji, features)
     sources = {"drawings": DRAWINGS, "words": WORDS, "lite0": Lite0().provenance(), "similar": SIMILAR}
-    arrays: dict[str, NDArray[Any]] = {
+    report(emoji, texts, groups)
+    return {
         "lite0": features,
         "texts": lines(texts),
         "labels": labels,
@@ -230,9 +261,82 @@ def build(drawings: Path, words: Path, output: Path) -> None:
         "groups": lines(groups),
         "sources": np.frombuffer(canonical_json(sources), dtype=np.uint8),
     }
+
+
+def write(output: Path, arrays: Mapping[str, NDArray[Any]], hashes: Mapping[str, str]) -> None:
+    """Write the dataset file and the hashes of the pixels."""
     atomic_write(output, npz_bytes(arrays))
-    report(emoji, texts, groups)
+    atomic_write(PIXELS, "".join(f"{own}  {identity}\n" for identity, own in hashes.items()).encode())
     print(f"{output.name}: {output.stat().st_size:,} bytes, sha256 {file_digest(output)}")
+
+
+def differences(made: Mapping[str, NDArray[Any]], hashes: Mapping[str, str]) -> list[str]:
+    """How a rebuilt dataset differs from the shipped one, in words; empty if it does not.
+
+    Args:
+        made: the arrays of :func:`build`.
+        hashes: id -> :func:`pixel_hash` of its drawing.
+    """
+    there = read_npz(shipped.FILE)
+    exact = [name for name in there if name != "lite0"]
+    problems = [f"{name} differ from the shipped ones" for name in exact if not same(made[name], there[name])]
+    if hashes != read_hashes():
+        problems.append(f"the hashes of the pixels differ from those of {PIXELS.name}")
+    if made["lite0"].shape != there["lite0"].shape:
+        problems.append(f"features have the shape {made['lite0'].shape}, expected {there['lite0'].shape}")
+    if problems:
+        return problems
+    before, after = corpus(there), corpus(made)
+    dataset = shipped.DATASET()
+    for name in dataset.splits:
+        for seed in range(SEEDS):
+            one, other = dataset.split(before, name, seed), dataset.split(after, name, seed)
+            if not all(same(getattr(one, part), getattr(other, part)) for part in one.sizes):
+                problems.append(f"the split {name} of seed {seed} differs")
+    likeness = row_cosines(made["lite0"], there["lite0"])
+    if not likeness.min() >= SAME:
+        row = int(likeness.argmin())
+        problems.append(f"features of {before.ids[row]}: cosine {likeness[row]:.6f} with the shipped row")
+    if not problems:
+        print(
+            f"{', '.join(exact)}, the pixels of {len(hashes):,} drawings and the splits of {SEEDS} seeds are the "
+            f"shipped ones; smallest cosine of a row of features: {likeness.min():.7f}"
+        )
+    return problems
+
+
+def same(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Whether two arrays have the same type, shape and values."""
+    return one.dtype == other.dtype and np.array_equal(one, other)
+
+
+def corpus(arrays: Mapping[str, NDArray[Any]]) -> Corpus:
+    """As much of the dataset as a split looks at."""
+    strings = {name: tuple(arrays[name].tobytes().decode().split("\n")) for name in STRINGS}
+    return Corpus(name="emoji", images=arrays["lite0"], labels=arrays["labels"], digest="", **strings)
+
+
+def row_cosines(one: NDArray[np.float16], other: NDArray[np.float16]) -> NDArray[np.float64]:
+    """(n,) cosines of the rows of one matrix with the same rows of another."""
+    left, right = (
+        rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in map(np.float64, (one, other))
+    )
+    return (left * right).sum(axis=1)
+
+
+def pixel_hash(drawing: bytes) -> str:
+    """sha256 of a drawing's width, height and RGBA bytes, whatever its file's compression."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(drawing), formats=["PNG"]) as opened:
+        image = opened.convert("RGBA")
+    return hashlib.sha256(f"{image.width}x{image.height} RGBA\n".encode() + image.tobytes()).hexdigest()
+
+
+def read_hashes() -> dict[str, str]:
+    """Id -> hash, from ``PIXELS``."""
+    pairs = (line.split("  ") for line in PIXELS.read_text(encoding="ascii").splitlines())
+    return {identity: own for own, identity in pairs}
 
 
 def read(drawings: Path, words: Path) -> list[Emoji]:

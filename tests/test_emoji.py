@@ -18,6 +18,7 @@ from xmbench._io import file_digest, npz_bytes, read_npz
 from xmbench.data import Features, prepare
 from xmbench.datasets import emoji as module
 from xmbench.errors import CorruptData, MissingData, Unsupported
+from xmbench.features import Resources
 from xmbench.features.tfidf import TfIdf
 
 NOWHERE = Path("no-such-data-directory")
@@ -210,8 +211,8 @@ def ridge_scores(rows, targets, queries):
 def test_image_and_text_of_a_row_name_the_same_class(dataset, corpus):
     split = dataset.split(corpus, "grouped", 0)
     encoder = TfIdf()
-    encoder.fit([corpus.texts[row] for row in split.train])
-    texts = encoder.transform(corpus.texts, lambda message, fraction: None)
+    encoder.fit([corpus.texts[row] for row in split.train], None, Resources())
+    texts = encoder.transform(corpus.texts, Resources())
     scaling = ("l2_center_scale", "l2_center_scale")
     data = prepare(corpus, split, Features(corpus.images, {}), Features(texts, {}), scaling)
     targets = data.train.one_hot()
@@ -224,8 +225,8 @@ def test_image_and_text_of_a_row_name_the_same_class(dataset, corpus):
 
 def test_texts_shifted_against_the_images_fit_worse(corpus):
     encoder = TfIdf()
-    encoder.fit(corpus.texts)
-    texts = encoder.transform(corpus.texts, lambda message, fraction: None)
+    encoder.fit(corpus.texts, None, Resources())
+    texts = encoder.transform(corpus.texts, Resources())
     images = cosine(corpus.images)
     groups = np.array(corpus.groups)
     comparable = (corpus.labels[:, None] == corpus.labels) & (groups[:, None] != groups)
@@ -343,3 +344,85 @@ def test_packages_are_checked_before_they_are_read(build, tmp_path):
     package["sha256"] = file_digest(archive)
     assert build.members(archive, package, ("package/wanted",)) == {"package/wanted.json": content}
     assert [path.name for path in tmp_path.iterdir()] == ["package.tgz"]
+
+
+# -- a rebuilt file against the shipped one -----------------------------------------------------
+
+
+def test_each_drawing_has_a_hash_and_equal_ones_share_a_group(build, corpus):
+    hashes = build.read_hashes()
+    assert tuple(hashes) == corpus.ids
+    assert all(re.fullmatch("[0-9a-f]{64}", own) for own in hashes.values())
+    groups: dict[str, set[str]] = {}
+    for own, group in zip(hashes.values(), corpus.groups, strict=True):
+        groups.setdefault(own, set()).add(group)
+    assert all(len(found) == 1 for found in groups.values())
+    assert len(groups) > 0.99 * len(hashes)
+
+
+def test_a_hash_is_of_pixels_and_not_of_their_file(build):
+    image = pytest.importorskip("PIL.Image")
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 4), dtype=np.uint8)
+
+    def saved(pixels, **options):
+        stream = io.BytesIO()
+        image.fromarray(pixels).save(stream, "PNG", **options)
+        return stream.getvalue()
+
+    first = build.pixel_hash(saved(pixels))
+    assert saved(pixels, compress_level=0) != saved(pixels)
+    assert build.pixel_hash(saved(pixels, compress_level=0)) == first
+    other = pixels.copy()
+    other[3, 5, 3] ^= 1
+    assert build.pixel_hash(saved(other)) != first
+    assert build.pixel_hash(saved(pixels.reshape(6, 4, 4))) != first
+
+
+def test_a_file_does_not_differ_from_itself(build, capsys):
+    assert build.differences(read_npz(module.FILE), build.read_hashes()) == []
+    assert "1,249 drawings" in capsys.readouterr().out
+
+
+def test_features_may_differ_in_their_last_bits_alone(build, corpus):
+    made, generator = read_npz(module.FILE), np.random.default_rng(0)
+    noise = generator.standard_normal(made["lite0"].shape)
+    size = (
+        np.linalg.norm(made["lite0"].astype(float), axis=1, keepdims=True)
+        / np.linalg.norm(noise, axis=1)[:, None]
+    )
+    near = made["lite0"].astype(float) + 0.005 * size * noise
+    assert build.differences({**made, "lite0": near.astype(np.float16)}, build.read_hashes()) == []
+    far = made["lite0"].copy()
+    far[77] = (made["lite0"].astype(float) + 0.05 * size * noise)[77]
+    (problem,) = build.differences({**made, "lite0": far}, build.read_hashes())
+    assert problem.startswith(f"features of {corpus.ids[77]}: cosine 0.99")
+
+
+@pytest.mark.parametrize("name", ["texts", "labels", "class_names", "ids", "groups", "sources"])
+def test_any_other_difference_is_one(build, name):
+    made = read_npz(module.FILE)
+    changed = made[name].copy()
+    changed[3] += 1
+    assert build.differences({**made, name: changed}, build.read_hashes()) == [
+        f"{name} differ from the shipped ones"
+    ]
+
+
+def test_another_pixel_is_a_difference(build):
+    hashes = build.read_hashes()
+    hashes["1f600"] = "0" * 64
+    (problem,) = build.differences(read_npz(module.FILE), hashes)
+    assert "pixels differ" in problem
+
+
+def test_a_split_that_differs_is_told(build, monkeypatch):
+    monkeypatch.setattr(build, "same", lambda one, other: one.dtype != np.int64)
+    problems = build.differences(read_npz(module.FILE), build.read_hashes())
+    assert problems == [f"the split grouped of seed {seed} differs" for seed in range(build.SEEDS)]
+
+
+def test_features_of_another_shape_are_told(build):
+    made = read_npz(module.FILE)
+    assert build.differences({**made, "lite0": made["lite0"][:, :7]}, build.read_hashes()) == [
+        "features have the shape (1249, 7), expected (1249, 1280)"
+    ]

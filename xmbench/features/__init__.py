@@ -30,7 +30,11 @@ Progress = Callable[[str, "float | None"], None]
 log = logging.getLogger("xmbench")
 
 ENCODERS: dict[Modality, dict[str, str]] = {
-    "image": {"lite0": "xmbench.features.lite0:Lite0"},
+    "image": {
+        "lite0": "xmbench.features.lite0:Lite0",
+        "vgg19_fc7": "xmbench.features.vgg19_fc7:Vgg19Fc7",
+        "sift_bovw": "xmbench.features.sift_bovw:SiftBovw",
+    },
     "text": {"tfidf": "xmbench.features.tfidf:TfIdf"},
 }
 """Modality -> encoder name -> where its class is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from xmbench._io import file_digest
 from xmbench.errors import CorruptData, MissingDependency
 from xmbench.features import Encoder, Resources
+from xmbench.features._images import Row, batches, read, square
 
 WEIGHTS = "efficientnet-lite0-57934424.pth"
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -25,8 +27,8 @@ BATCH = 32
 class Lite0(Encoder):
     """The 1,280 pooled outputs of the last feature map of EfficientNet-lite0, trained on ImageNet.
 
-    An image is turned as its metadata says, cropped to the central square, laid on white where it is
-    transparent, scaled (bicubic) to 256 x 256, cropped to the central 224 x 224, and shifted to
+    An image, or a region of one, is turned as its metadata says, cropped to the central square, laid on white
+    where it is transparent, scaled (bicubic) to 256 x 256, cropped to the central 224 x 224, and shifted to
     (x - 127) / 128.
 
     Source: Tan and Le, "EfficientNet", ICML 2019; Liu, "EfficientNet-Lite", TensorFlow 2020; weights of the
@@ -37,27 +39,35 @@ class Lite0(Encoder):
     learns: ClassVar = False
     scaling: ClassVar = "l2_center_scale"
 
+    def __init__(self) -> None:
+        self._network: Any = None
+
     def provenance(self) -> dict[str, object]:
         """Name, version of the preprocessing, hash of the weights."""
         return {"name": "lite0", "version": 1, "weights": WEIGHTS_SHA256[:16]}
 
     def transform(self, rows: Sequence[Any], resources: Resources) -> NDArray[np.float32]:
-        """(n, 1280) features of n image files.
+        """(n, 1280) features of n image files or regions of such.
 
         Raises:
             MissingDependency: the extra ``features`` is not installed.
+            MissingData: a file does not exist.
             CorruptData: a file is no readable image, or the weights are not the expected ones.
         """
-        model = _model()
+        if self._network is None:
+            self._network = _model()
+            if resources.device != "cpu":
+                self._network.to(resources.device)
         import torch
 
         features = np.empty((len(rows), 1280), dtype=np.float32)
-        with torch.inference_mode():
-            for start in range(0, len(rows), BATCH):
-                batch = np.stack([_pixels(Path(path)) for path in rows[start : start + BATCH]])
-                maps = model.extract_features(torch.from_numpy(batch))
-                features[start : start + len(batch)] = maps.mean(dim=(2, 3)).numpy()
-                resources.progress("extracting lite0 image features", min(1.0, (start + BATCH) / len(rows)))
+        done = 0
+        with torch.inference_mode(), closing(batches(rows, _pixels, resources.threads, BATCH)) as stream:
+            for batch in stream:
+                maps = self._network.extract_features(torch.from_numpy(batch).to(resources.device))
+                features[done : done + len(batch)] = maps.mean(dim=(2, 3)).cpu().numpy()
+                done += len(batch)
+                resources.progress("extracting lite0 image features", done / len(rows))
         return features
 
 
@@ -85,27 +95,14 @@ def _model() -> Any:
     return model.eval()
 
 
-def _square(image: Any) -> Any:
-    """The central square; cut before any scaling, so that a long thin image needs no long memory."""
-    width, height = image.size
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    return image.crop((left, top, left + side, top + side))
+def _pixels(row: Row) -> NDArray[np.float32]:
+    """(3, 224, 224) input of one image."""
+    from PIL import Image
 
-
-def _pixels(path: Path) -> NDArray[np.float32]:
-    """(3, 224, 224) input of one image file."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as opened:
-            if opened.mode in ("F", "I", "I;16", "I;16B", "I;16L"):
-                raise ValueError(f"pixels of mode {opened.mode} have more than 8 bits; convert it first")
-            image = _square(ImageOps.exif_transpose(opened).convert("RGBA"))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
-        raise CorruptData(f"{path.parent.name}/{path.name} is not a readable image: {error}") from error
-    white = Image.new("RGBA", image.size, "white")
-    image = Image.alpha_composite(white, image).convert("RGB")
     side, edge = round(SIZE / CROP), round(SIZE * (1 / CROP - 1) / 2)
-    image = image.resize((side, side), Image.Resampling.BICUBIC).crop((edge, edge, edge + SIZE, edge + SIZE))
+    image = square(read(row)).resize((side, side), Image.Resampling.BICUBIC)
+    image = image.crop((edge, edge, edge + SIZE, edge + SIZE))
     return ((np.asarray(image, dtype=np.float32) - 127) / 128).astype(np.float32).transpose(2, 0, 1)
+
+
+ENCODER = Lite0
