@@ -25,6 +25,7 @@ from xmbench.errors import (
     InvalidInput,
     InvalidParameter,
     MissingDependency,
+    PluginError,
     UnknownName,
     Unsupported,
     UsageError,
@@ -578,7 +579,7 @@ def test_any_damage_to_the_header_is_survived(tmp_path, caplog):
 def test_an_encoder_that_fails_leaves_nothing_behind(tmp_path, numbers, monkeypatch):
     whole = Lite0.transform
     monkeypatch.setattr(Lite0, "transform", fail)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(PluginError, match="transform raised RuntimeError: this must"):
         image_features(tmp_path)
     assert not files(tmp_path)
     monkeypatch.setattr(Lite0, "transform", whole)
@@ -589,7 +590,7 @@ def test_a_failed_attempt_leaves_the_other_files_as_they_are(tmp_path, numbers, 
     image_features(tmp_path)
     before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
     monkeypatch.setattr(Lite0, "transform", fail)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(PluginError, match="transform raised RuntimeError: this must"):
         image_features(tmp_path, replace(CORPUS, digest="1" * 64))
     assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == before
 

@@ -98,27 +98,26 @@ def describe_encoder(name: str, plugin: Plugin) -> dict[str, Any]:
 def encoder_text(found: dict[str, Any]) -> str:
     """:func:`describe_encoder` for a terminal."""
     learns = "from training rows and their labels" if found["supervised"] else "from training rows"
-    lines = [
-        f"{found['name']}: encoder of {found['modality']}s ({found['origin']})",
-        "",
-        found["documentation"],
-        "",
-        f"learns:      {learns if found['learns'] else 'nothing'}",
-        f"scaling:     {found['scaling']} by default",
+    facts = [
+        ("learns", learns if found["learns"] else "nothing"),
+        ("scaling", f"{found['scaling']} by default"),
     ]
     if found["licence"]:
-        lines.append(f"licence:     {found['licence']}")
+        facts.append(("licence", found["licence"]))
     if found["requires"]:
         extra = f" (pip install 'xmbench[{found['extra']}]')" if found["extra"] else ""
         state = f"not installed: {', '.join(found['missing'])}" if found["missing"] else "installed"
-        lines.append(f"needs:       {', '.join(found['requires'])}{extra}; {state}")
-    lines += [f"parameter:   {key} = {_plain(value)}" for key, value in found["parameters"].items()]
+        facts.append(("needs", f"{', '.join(found['requires'])}{extra}; {state}"))
+    facts += [("parameter", f"{key} = {_plain(value)}") for key, value in found["parameters"].items()]
     made = found["provenance"]
-    words = (
-        ", ".join(f"{key} {_plain(value)}" for key, value in made.items()) if isinstance(made, dict) else made
-    )
-    lines.append(f"provenance:  {words}")
-    return "\n".join(lines)
+    if isinstance(made, dict):
+        made = ", ".join(f"{key} {_plain(value)}" for key, value in made.items())
+    facts.append(("provenance", made))
+    words = [
+        " " * (len(line) - len(line.lstrip(" "))) + clean(line) for line in found["documentation"].split("\n")
+    ]
+    heading = f"{found['name']}: encoder of {found['modality']}s ({clean(found['origin'])})"
+    return "\n".join([heading, "", *words, "", *(f"{key + ':':<12} {clean(text)}" for key, text in facts)])
 
 
 def features_text(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -109,6 +109,11 @@ class Plugin:
             raise PluginError(
                 f"encoder {self.name!r} ({self.origin}): {found.__name__}.modality must be image or text"
             )
+        lacking = [
+            name for name in ("learns", "scaling") if self.kind == "encoder" and not hasattr(found, name)
+        ]
+        if lacking:
+            raise PluginError(f"encoder {self.name!r} ({self.origin}): {found.__name__} has no {lacking[0]}")
         return found
 
     @property

@@ -412,7 +412,10 @@ class Extractor:
                 tell(f"extracting {what}", (start + (fraction or 0.0) * (stop - start)) / n)
 
         progress("", 0.0)
-        found = np.asarray(encoder.transform(rows[start:stop], replace(self.resources, progress=progress)))
+        with _doing(self.spec, "transform"):
+            found = np.asarray(
+                encoder.transform(rows[start:stop], replace(self.resources, progress=progress))
+            )
         name = f"{self.corpus.name} {what}"
         if len(found) != stop - start:
             raise InvalidInput(f"{name}: the encoder made {len(found)} rows of {stop - start}")

@@ -228,6 +228,7 @@ class Partial:
             raise
         except (ImportError, OSError):
             stream.close()
+            self.path.unlink(missing_ok=True)
             self.path = self.target.with_name(f"{self.target.name}.{os.getpid()}.part")
             return self.path.open("wb", buffering=0)
         return stream
