@@ -17,7 +17,14 @@ from numpy.testing import assert_array_equal
 from test_parts import CORPUS, PLUGIN, SPLIT, Toy
 
 from xmbench import cli
-from xmbench.errors import InvalidInput, InvalidParameter, PluginError, UnknownName, UsageError
+from xmbench.errors import (
+    InvalidInput,
+    InvalidParameter,
+    MissingDependency,
+    PluginError,
+    UnknownName,
+    UsageError,
+)
 from xmbench.features import Encoder, Extractor, Resources, encoder, known_encoders, source
 from xmbench.registry import Registry
 from xmbench.scaling import SCALINGS
@@ -240,6 +247,16 @@ def test_an_entry_point_brings_an_encoder(tmp_path, monkeypatch):
     assert len(found.features.provenance["source"]) == 16
 
 
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [("", "install them$"), ('; extra = "letters"', r"install them with: pip install 'xmbench\[letters\]'$")],
+)
+def test_a_package_that_is_missing_is_named_before_anything_is_encoded(tmp_path, extra, words):
+    code = CODE.replace('licence = "none needed"', f'requires = ("json", "no_such_module"){extra}')
+    with pytest.raises(MissingDependency, match=f"text features letters need no_such_module; {words}"):
+        extracted(Registry([write(tmp_path, code)]), tmp_path / "cache")
+
+
 def test_device_and_threads_reach_the_encoder_and_no_id(tmp_path):
     code = CODE.replace(
         "return np.array([[", "assert resources.threads == 3, resources\n        return np.array([["
@@ -333,10 +350,11 @@ def test_a_run_takes_features_and_parts_that_were_extracted(call):
     assert call("features", "seer", "--text", "letters", *parts)[0] == 0
     command = ("run", "-m", "cca,seer", "-d", "seer", "--features", "pixels+letters", *parts)
     code, out, err = call(*command)
-    assert code == 1 and "seer" in out  # letters are 3 columns, that method wants 4
+    assert code == 1 and "extracting" not in err  # letters are 3 columns, that method wants 4
     assert "features pixels+letters with parts none+sentences" in out
-    assert "extracting" not in err
-    assert re.search(r"^cca +[01]\.\d{3}", out, re.MULTILINE)
+    cca, seer = json.loads(call(*command, "--json")[1])
+    assert (cca["status"], seer["status"]) == ("ok", "failed")
+    assert cca["dataset"]["provenance"]["parts"]["text"]["cut"] == "sentences"
 
 
 @pytest.mark.parametrize(

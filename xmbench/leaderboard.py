@@ -237,7 +237,10 @@ def _footer(records: list[Record], runs: pd.DataFrame) -> list[str]:
     protocol = Protocol(**first.protocol)
     data = first.dataset
     sizes = ", ".join(f"{_span([record.dataset.sizes[part] for record in records])} {part}" for part in PARTS)
-    provenance = "; ".join(f"{key}: {_words(value)}" for key, value in sorted(data.provenance.items()))
+    made = {key: value for key, value in data.provenance.items() if key != "parts"}
+    if isinstance(parts := data.provenance.get("parts"), dict):
+        made |= {f"{key} parts": value for key, value in parts.items()}
+    provenance = "; ".join(f"{key}: {_words(value)}" for key, value in sorted(made.items()))
     prints = dict.fromkeys(
         (record.dataset.split_seed, record.dataset.fingerprint) for record in sorted(records, key=_seed_order)
     )

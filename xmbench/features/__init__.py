@@ -28,6 +28,7 @@ from xmbench.data import Corpus, Dataset, Features, Ragged, Region, Split, check
 from xmbench.errors import (
     CorruptData,
     InvalidInput,
+    MissingDependency,
     PluginError,
     UnknownName,
     Unsupported,
@@ -40,7 +41,7 @@ from xmbench.registry import Plugin, Registry, parse_spec
 Modality = Literal["image", "text"]
 Progress = Callable[[str, "float | None"], None]
 
-CHUNK = {"image": 256, "text": 2048}
+CHUNK = {"image": 256, "text": 1024}
 """Rows that are encoded and kept at a time."""
 
 LARGEST_GRID = 16
@@ -376,7 +377,8 @@ class Extractor:
         if encoder.learns:
             key["training"] = [self.corpus.ids[row] for row in self.split.train]
         words = [self.corpus.name, parse_spec(self.spec)[0], *([str(cut["cut"])] if cut else [])]
-        path = self.cache_dir / "features" / f"{'-'.join(words)}-{digest(key)[:ID_LENGTH]}.npy"
+        name = re.sub(r"[^\w.-]", "_", "-".join(words))
+        path = self.cache_dir / "features" / f"{name}-{digest(key)[:ID_LENGTH]}.npy"
         what = f"{words[1]} {self.modality} features" + (f" of {cut['cut']}" if cut else "")
         began, fitted = time.perf_counter(), self._fit_seconds
         matrix, encoded = obtain(
@@ -404,6 +406,11 @@ class Extractor:
         self, encoder: Encoder, rows: Sequence[Any], what: str, start: int, stop: int
     ) -> NDArray[np.float32]:
         """The feature rows of ``rows[start:stop]``, checked."""
+        if missing := encoder.missing():
+            extra = f" with: pip install 'xmbench[{encoder.extra}]'" if encoder.extra else ""
+            raise MissingDependency(
+                f"{self.modality} features {self.spec} need {', '.join(missing)}; install them{extra}"
+            )
         self._fit(encoder)
         tell, n = self.resources.progress, len(rows)
 
