@@ -257,6 +257,26 @@ def test_a_package_that_is_missing_is_named_before_anything_is_encoded(tmp_path,
         extracted(Registry([write(tmp_path, code)]), tmp_path / "cache")
 
 
+SUPERVISED = (
+    CODE.replace("learns = False", "learns = True\n    supervised = SUPERVISED")
+    + """
+    def fit(self, rows, labels, resources):
+        assert rows == ["a bear eats apple pie", "bear bear plum cake", "plum", "apple cake"], rows
+        assert (labels.tolist() == [0, 1, 0, 1]) if self.supervised else labels is None, labels
+        self.letters += "z"
+"""
+)
+
+
+@pytest.mark.parametrize("supervised", [True, False])
+def test_an_encoder_learns_from_training_rows_and_their_labels_if_it_asks_for_them(tmp_path, supervised):
+    code = SUPERVISED.replace("SUPERVISED", str(supervised)).replace("\nENCODER = Letters\n", "", 1)
+    registry = Registry([write(tmp_path, code + "\nENCODER = Letters\n")])
+    found = extracted(registry, tmp_path / "cache")
+    assert_array_equal(found.features.matrix[:, 3], [text.count("z") for text in CORPUS.texts])
+    assert found.features.provenance["fitted_on"] == "training rows" and found.learned_from == 4
+
+
 def test_device_and_threads_reach_the_encoder_and_no_id(tmp_path):
     code = CODE.replace(
         "return np.array([[", "assert resources.threads == 3, resources\n        return np.array([["

@@ -17,7 +17,9 @@ from xmbench.data import Region
 from xmbench.errors import ConformanceError, CorruptData, InvalidInput, Unsupported, UsageError
 from xmbench.features import Extractor, Resources, encoder, grid, split_parts
 from xmbench.features.tfidf import TfIdf
+from xmbench.leaderboard import tables
 from xmbench.plan import Places, Plan, Request
+from xmbench.record import DatasetRow
 from xmbench.registry import Registry
 from xmbench.run import read_bundle, write_bundle
 from xmbench.testing import check_method, synthetic_data, synthetic_pairs
@@ -381,6 +383,30 @@ def test_methods_that_want_parts_see_them_in_fit_and_encode_and_others_never(toy
     assert {record.fit_id for record in without}.isdisjoint(record.fit_id for record in with_parts)
     assert {record.identity for record in without}.isdisjoint(record.identity for record in with_parts)
     assert planned(toys, "none+sentences").run() == with_parts
+
+
+def test_tables_name_the_parts_in_words(toys):
+    (table,) = tables(planned(toys, "none+sentences").run())
+    assert "features pixels+tfidf with parts none+sentences," in table.heading
+    (line,) = [line for line in table.footer if line.startswith("Features ")]
+    assert "text parts: cut sentences, fitted_on training rows" in line and "{" not in line
+    assert "parts" not in tables(planned(toys).run())[0].heading
+
+
+@pytest.mark.parametrize(
+    ("provenance", "parts"),
+    [
+        ({}, "none+none"),
+        ({"parts": {"text": {"cut": "sentences"}}}, "none+sentences"),
+        ({"parts": {"image": {"cut": "grid2"}, "text": {"cut": "sentences"}}}, "grid2+sentences"),
+        ({"parts": 3}, "none+none"),
+        ({"parts": {"image": "grid2"}}, "none+none"),
+    ],
+)
+def test_parts_of_a_record_are_read_off_its_provenance(provenance, parts):
+    row = DatasetRow("a", "A", "b+c", "none+none", provenance, "s", 0, {}, 2, "0")
+    assert row.parts == parts
+    assert row.inputs == ("b+c" if parts == "none+none" else f"b+c with parts {parts}")
 
 
 def test_the_fingerprint_knows_the_parts_and_is_the_old_one_without(toys):
