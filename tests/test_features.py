@@ -25,16 +25,17 @@ from xmbench.errors import (
     InvalidInput,
     InvalidParameter,
     MissingDependency,
+    PluginError,
     UnknownName,
     Unsupported,
     UsageError,
 )
 from xmbench.features import (
-    ENCODERS,
     Resources,
     default_scaling,
     encoder,
     extract,
+    known_encoders,
     lite0,
     source,
     split_features,
@@ -84,7 +85,9 @@ def test_other_features_are_refused_with_an_example(features):
     assert str(raised.value).endswith(repr(features))
 
 
-@pytest.mark.parametrize(("modality", "name"), [(m, name) for m, names in ENCODERS.items() for name in names])
+@pytest.mark.parametrize(
+    ("modality", "name"), [(plugin.modality, name) for name, plugin in Registry().encoders.items()]
+)
 def test_every_encoder_is_found_and_states_what_decides_its_output(modality, name):
     made = encoder(modality, name)
     assert made.provenance()["name"] == name
@@ -152,7 +155,7 @@ def test_stored_features_are_read_and_others_encoded():
         with pytest.raises(UnknownName, match=f"unknown {modality} features '{spec}'") as caught:
             source(wikipedia, modality, spec)
         for one in ("image", "text"):
-            known = ", ".join(sorted({*wikipedia.stored[one], *ENCODERS[one]}))
+            known = ", ".join(sorted({*wikipedia.stored[one], *known_encoders(one, Registry())}))
             assert f"{one} features: {known}" in str(caught.value)
         assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
@@ -318,6 +321,14 @@ def files(cache: Path) -> set[str]:
     return {path.relative_to(cache).as_posix() for path in cache.rglob("*") if path.is_file()}
 
 
+def matrices(cache: Path) -> list[Path]:
+    """The finished matrices; nothing else lies there but their checksums."""
+    found = sorted(cache.rglob("*.npy"))
+    beside = {path.with_suffix(".json") for path in found}
+    assert {*found, *beside} == {path for path in cache.rglob("*") if path.is_file()}
+    return found
+
+
 def fail(*arguments: object) -> None:
     raise RuntimeError("this must not be called")
 
@@ -394,8 +405,8 @@ def test_an_encoder_needs_raw_rows(tmp_path):
 
 def test_a_second_extraction_returns_the_same_bytes_without_encoding(tmp_path, monkeypatch):
     first = text_features(tmp_path)
-    (name,) = files(tmp_path)
-    assert re.fullmatch(r"features/toy-tfidf-[0-9a-f]{16}\.npy", name)
+    (path,) = matrices(tmp_path)
+    assert re.fullmatch(r"toy-tfidf-[0-9a-f]{16}\.npy", path.name)
     monkeypatch.setattr(TfIdf, "fit", fail)
     monkeypatch.setattr(TfIdf, "transform", fail)
     second = text_features(tmp_path)
@@ -413,13 +424,13 @@ def test_kept_image_features_need_neither_images_nor_the_extra(tmp_path, numbers
 
 def test_a_directory_for_the_cache_is_made(tmp_path):
     text_features(tmp_path / "not" / "yet")
-    assert len(files(tmp_path / "not" / "yet")) == 1
+    assert len(matrices(tmp_path / "not" / "yet")) == 1
 
 
 def test_the_same_encoder_spelt_otherwise_shares_its_file(tmp_path):
     for spec in ("tfidf", "tfidf[]", "tfidf[n_words=1000]", " tfidf [ n_words = 1000 ]"):
         text_features(tmp_path, spec=spec)
-    assert len(files(tmp_path)) == 1
+    assert len(matrices(tmp_path)) == 1
 
 
 SHORTER = Split("toy", 0, train=np.arange(3), validation=np.array([3, 4]), test=np.array([5]))
@@ -444,20 +455,20 @@ def test_a_cache_key_knows_all_that_can_change_a_number(
         cache = tmp_path / extracted.__name__
         extracted(cache)
         extracted(cache, **changes)
-        assert len(files(cache)) == expected
+        assert len(matrices(cache)) == expected
 
 
 def test_a_cache_key_knows_the_parameters(tmp_path):
     for n_words in (2, 3, 1000):
         assert text_features(tmp_path, spec=f"tfidf[n_words={n_words}]").matrix.shape == (6, min(n_words, 4))
-    assert len(files(tmp_path)) == 3
+    assert len(matrices(tmp_path)) == 3
 
 
 def test_a_cache_key_knows_the_version_of_the_encoder(tmp_path, numbers, monkeypatch):
     image_features(tmp_path)
     monkeypatch.setattr(Lite0, "provenance", lambda self: {"name": "lite0", "version": 0})
     image_features(tmp_path)
-    assert len(files(tmp_path)) == 2
+    assert len(matrices(tmp_path)) == 2
 
 
 class Bomb:
@@ -518,8 +529,8 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_cache_file_is_named_in_the_log_and_made_again(tmp_path, caplog, monkeypatch, damage):
-    fresh = text_features(tmp_path).matrix
-    (path,) = (tmp_path / "features").iterdir()
+    fresh = np.array(text_features(tmp_path).matrix)
+    (path,) = matrices(tmp_path)
     whole = path.read_bytes()
     path.write_bytes(DAMAGE[damage](whole, fresh))
     assert path.read_bytes() != whole
@@ -542,8 +553,8 @@ def test_a_sound_cache_file_is_not_complained_of(tmp_path, caplog):
 
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_nothing_in_a_cache_file_is_unpickled(tmp_path, caplog, wrapped):
-    fresh = text_features(tmp_path).matrix
-    (path,) = (tmp_path / "features").iterdir()
+    fresh = np.array(text_features(tmp_path).matrix)
+    (path,) = matrices(tmp_path)
     trace = tmp_path / "trace"
     bomb = np.full((6, 4), Bomb(trace), dtype=object)
     path.write_bytes(saved(bomb, allow_pickle=True) if wrapped else pickle.dumps(Bomb(trace)))
@@ -553,8 +564,8 @@ def test_nothing_in_a_cache_file_is_unpickled(tmp_path, caplog, wrapped):
 
 
 def test_any_damage_to_the_header_is_survived(tmp_path, caplog):
-    fresh = text_features(tmp_path).matrix
-    (path,) = (tmp_path / "features").iterdir()
+    fresh = np.array(text_features(tmp_path).matrix)
+    (path,) = matrices(tmp_path)
     whole, generator = path.read_bytes(), np.random.default_rng(0)
     letters = np.frombuffer(b"(){}[]'\",:<>f480 \\\n#", dtype=np.uint8)
     for _ in range(300):
@@ -562,13 +573,13 @@ def test_any_damage_to_the_header_is_survived(tmp_path, caplog):
         for place in generator.integers(0, 128, generator.integers(1, 4)):
             content[place] = generator.choice(letters)
         path.write_bytes(content)
-        assert text_features(tmp_path).matrix.shape == fresh.shape
+        assert_array_equal(text_features(tmp_path).matrix, fresh)
 
 
 def test_an_encoder_that_fails_leaves_nothing_behind(tmp_path, numbers, monkeypatch):
     whole = Lite0.transform
     monkeypatch.setattr(Lite0, "transform", fail)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(PluginError, match="transform raised RuntimeError: this must"):
         image_features(tmp_path)
     assert not files(tmp_path)
     monkeypatch.setattr(Lite0, "transform", whole)
@@ -579,7 +590,7 @@ def test_a_failed_attempt_leaves_the_other_files_as_they_are(tmp_path, numbers, 
     image_features(tmp_path)
     before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
     monkeypatch.setattr(Lite0, "transform", fail)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(PluginError, match="transform raised RuntimeError: this must"):
         image_features(tmp_path, replace(CORPUS, digest="1" * 64))
     assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == before
 
@@ -587,7 +598,7 @@ def test_a_failed_attempt_leaves_the_other_files_as_they_are(tmp_path, numbers, 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_features_that_are_not_finite_are_not_kept(tmp_path, monkeypatch, value):
     monkeypatch.setattr(Lite0, "transform", lambda self, rows, resources: np.full((6, 2), value))
-    with pytest.raises(InvalidInput, match="toy image features 'lite0': row 0, column 0 is"):
+    with pytest.raises(InvalidInput, match="toy lite0 image features: row 0, column 0 is"):
         image_features(tmp_path)
     assert not files(tmp_path)
 

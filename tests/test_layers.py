@@ -86,7 +86,7 @@ ALLOWED = {
 }
 """What plugins may import, where that is less than the floors below."""
 
-LATE = {"registry": {"data", "method"}}
+LATE = {"registry": {"data", "features", "method"}}
 """What a room may import inside functions, or for type checkers, though it lies no lower."""
 
 HEAVY = {"torch", "pandas", "sklearn", "gensim", "matplotlib", "pyarrow", "h5py"}

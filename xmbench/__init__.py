@@ -15,6 +15,7 @@ _HOMES = {
     "Corpus": "data",
     "Dataset": "data",
     "DatasetCard": "data",
+    "Encoder": "features",
     "FitContext": "method",
     "Method": "method",
     "MethodInfo": "method",
@@ -22,6 +23,7 @@ _HOMES = {
     "Pairs": "data",
     "Protocol": "protocol",
     "Ragged": "data",
+    "Region": "data",
     "Scores": "evaluation",
     "Split": "data",
     "XmbenchError": "errors",
@@ -32,6 +34,7 @@ __all__ = [
     "Corpus",
     "Dataset",
     "DatasetCard",
+    "Encoder",
     "FitContext",
     "Method",
     "MethodInfo",
@@ -39,6 +42,7 @@ __all__ = [
     "Pairs",
     "Protocol",
     "Ragged",
+    "Region",
     "Scores",
     "Split",
     "XmbenchError",
@@ -47,9 +51,10 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from xmbench.data import Corpus, Dataset, DatasetCard, PairedData, Pairs, Ragged, Split
+    from xmbench.data import Corpus, Dataset, DatasetCard, PairedData, Pairs, Ragged, Region, Split
     from xmbench.errors import XmbenchError
     from xmbench.evaluation import Scores, evaluate
+    from xmbench.features import Encoder
     from xmbench.method import FitContext, Method, MethodInfo
     from xmbench.protocol import Protocol
 

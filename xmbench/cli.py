@@ -27,7 +27,7 @@ PLUGIN = click.option(
     "plugins",
     multiple=True,
     metavar="FILE",
-    help="Also register the METHOD or DATASET of this file.",
+    help="Also register the METHOD, DATASET or ENCODER of this file.",
 )
 DATA_DIR = click.option(
     "--data-dir",
@@ -37,6 +37,13 @@ DATA_DIR = click.option(
 )
 RESULTS = click.option(
     "--results", default="results", show_default=True, metavar="DIR", help="Folder of records and embeddings."
+)
+PARTS = click.option(
+    "--parts",
+    default="none",
+    show_default=True,
+    metavar="IMAGE+TEXT",
+    help="Parts of items beside them: regions, grid2, grid3, ... or none, and sentences or none.",
 )
 TASK = click.option(
     "--task",
@@ -85,6 +92,7 @@ def cli(debug: bool) -> None:
 @click.option(
     "--scaling", metavar="IMAGE+TEXT", help="Input scaling, such as zscore+none.  [default: the features']"
 )
+@PARTS
 @click.option("--split", help="Name of the split.  [default: the dataset's first]")
 @click.option(
     "--seeds", default="0", show_default=True, help="Split seed and method seed together: 0-4 or 0,3,7."
@@ -142,6 +150,7 @@ def run(**options: Any) -> None:
         dataset=options["dataset"],
         features=options["features"],
         scaling=options["scaling"],
+        parts=options["parts"],
         split=options["split"],
         seeds=_seeds(options["seeds"], options["seed"], options["split_seed"]),
         protocol=protocol(options["protocol_name"]),
@@ -172,18 +181,19 @@ def run(**options: Any) -> None:
 
 
 @cli.command("list")
-@click.argument("kind", type=click.Choice(["methods", "datasets"]), required=False)
+@click.argument("kind", type=click.Choice(["methods", "datasets", "encoders"]), required=False)
 @click.option("--check", is_flag=True, help="Import each plugin and say what is wrong with the broken ones.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @PLUGIN
 def list_(kind: str | None, check: bool, as_json: bool, plugins: tuple[str, ...]) -> None:
-    """Name the methods and datasets there are; nothing is imported without --check.
+    """Name the methods, datasets and encoders there are; nothing is imported without --check.
 
     With --check, exit code 1 if a plugin is broken.
     """
     registry = Registry(plugins)
     rows = []
-    for title, found in (("methods", registry.methods), ("datasets", registry.datasets)):
+    kinds = {"methods": registry.methods, "datasets": registry.datasets, "encoders": registry.encoders}
+    for title, found in kinds.items():
         if kind in (None, title):
             rows += [_plugin_row(title, name, plugin, check) for name, plugin in sorted(found.items())]
     if as_json:
@@ -196,6 +206,7 @@ def list_(kind: str | None, check: bool, as_json: bool, plugins: tuple[str, ...]
                 if row["kind"] == title:
                     broken = f"  broken: {row['problem']}" if row["problem"] else ""
                     about = row.get("about") or row["origin"]
+                    about = f"{row['modality']}, {about}" if row.get("modality") else about
                     click.echo(f"  {row['name']:<{width}}  {broken.strip() or about}")
     if check and any(row["problem"] for row in rows):
         raise SystemExit(1)
@@ -209,14 +220,21 @@ def list_(kind: str | None, check: bool, as_json: bool, plugins: tuple[str, ...]
 def info(name: str, as_json: bool, data_dir: str | None, plugins: tuple[str, ...]) -> None:
     """Say what a method is: paper, parameters, presets, what departs from the paper.
 
-    For the name of a dataset, print its card.
+    For the name of a dataset, print its card; for that of an encoder, what it is, needs and has as parameters.
     """
     registry = _registry(plugins)
     if name not in registry.methods and name in registry.datasets:
         _print_card(registry, name, data_dir, as_json)
         return
+    if name not in registry.methods and name in registry.encoders:
+        from xmbench.describe import describe_encoder, encoder_text
+
+        about = describe_encoder(name, registry.plugin("encoder", name))
+        _print_json(about) if as_json else click.echo(encoder_text(about))
+        return
     if name not in registry.methods:
-        raise UnknownName("method or dataset", name, [*registry.methods, *registry.datasets])
+        known = [*registry.methods, *registry.datasets, *registry.encoders]
+        raise UnknownName("method, dataset or encoder", name, known)
     from xmbench.describe import describe_method, method_text
 
     found = describe_method(name, registry.plugin("method", name))
@@ -224,6 +242,47 @@ def info(name: str, as_json: bool, data_dir: str | None, plugins: tuple[str, ...
         _print_json(found)
     else:
         click.echo(method_text(found))
+
+
+@cli.command()
+@click.argument("dataset")
+@click.option("--image", metavar="NAME", help="Image features: an encoder.  [default: the dataset's]")
+@click.option("--text", metavar="NAME", help="Text features: an encoder.  [default: the dataset's]")
+@PARTS
+@click.option("--split", help="Name of the split.  [default: the dataset's first]")
+@click.option("--seeds", default="0", show_default=True, help="Split seeds: 0-4 or 0,3,7.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the encoders."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--quiet", "-q", is_flag=True, help="Print the result alone.")
+@DATA_DIR
+@PLUGIN
+def features(dataset: str, image: str | None, text: str | None, as_json: bool, **options: Any) -> None:
+    """Extract the features of DATASET and keep them for runs; what is there already is left as it is.
+
+    An interrupted extraction goes on where it stopped. Encoders that learn do so from the training rows of each
+    split. Names of encoders: xmbench list encoders.
+    """
+    from xmbench.describe import features_text
+    from xmbench.plan import Plan, Request, extract_features
+
+    registry = _registry(options["plugins"])
+    request = Request(
+        methods=(),
+        dataset=dataset,
+        features=_features(registry, dataset, image, text),
+        parts=options["parts"],
+        split=options["split"],
+        seeds=_seeds(options["seeds"], None, None),
+        device=_device(options["device"]),
+        threads=options["threads"],
+    )
+    with _reporter(options["quiet"], False) as reporter:
+        plan = Plan(request, registry, _places(options["data_dir"], "results"), reporter.progress)
+        rows = extract_features(plan)
+    _print_json(rows) if as_json else click.echo(features_text(rows))
 
 
 @cli.group(cls=Group)
@@ -413,6 +472,7 @@ def _rerun(options: dict[str, Any], registry: Registry, folder: Path) -> None:
                 dataset=first.dataset.name,
                 features=first.dataset.features,
                 scaling=first.dataset.scaling,
+                parts=first.dataset.parts,
                 split=first.dataset.split,
                 seeds=[(first.seed, first.dataset.split_seed or 0)],
                 protocol=Protocol(**first.protocol),
@@ -733,6 +793,12 @@ def _registry(plugins: tuple[str, ...]) -> Registry:
     return registry
 
 
+def _features(registry: Registry, dataset: str, image: str | None, text: str | None) -> str:
+    """``IMAGE+TEXT`` from one option each, the dataset's default for one that is not given."""
+    given = registry.dataset(dataset).features.partition("+")
+    return f"{image or given[0]}+{text or given[2]}"
+
+
 def _seeds(seeds: str, seed: int | None, split_seed: int | None) -> list[tuple[int, int]]:
     """(method seed, split seed) of each repetition."""
     values: list[int] = []
@@ -803,10 +869,16 @@ def _reporter(quiet: bool, verbose: bool) -> AbstractContextManager[Any]:
 
 def _plugin_row(kind: str, name: str, plugin: Plugin, check: bool) -> dict[str, Any]:
     row: dict[str, Any] = {"kind": kind, "name": name, "origin": plugin.origin, "problem": plugin.problem}
+    if kind == "encoders":
+        row["modality"] = plugin.modality
     if check and not plugin.problem:
         try:
             found = plugin.load()
-            row["about"] = found.resolve({}).info.title if kind == "methods" else found().card.title
+            if kind == "encoders":
+                row["modality"], missing = found.modality, found.missing()
+                row["about"] = f"needs {', '.join(missing)}" if missing else plugin.origin
+            else:
+                row["about"] = found.resolve({}).info.title if kind == "methods" else found().card.title
         except XmbenchError as error:
             row["problem"] = str(error)
         except Exception as error:  # a constructor may raise anything
@@ -817,7 +889,7 @@ def _plugin_row(kind: str, name: str, plugin: Plugin, check: bool) -> dict[str, 
 def _print_card(registry: Registry, name: str, data_dir: str | None, as_json: bool) -> None:
     from xmbench.describe import card_text, describe_dataset
 
-    found = describe_dataset(name, registry.dataset(name), _data(data_dir))
+    found = describe_dataset(name, registry.dataset(name), _data(data_dir), registry)
     if as_json:
         _print_json(found)
     else:

@@ -273,6 +273,7 @@ class Corpus:
         digest: hash of the raw files that were read.
         official: for datasets that come with a split: "train" or "test" for each row.
         text_parts: optionally the sentences of each text.
+        image_parts: optionally regions of each image.
         notes: facts counted while reading, in words, for the data card.
     """
 
@@ -287,6 +288,7 @@ class Corpus:
     official: tuple[str, ...] | None = None
     text_parts: Sequence[Sequence[str]] | None = None
     notes: tuple[str, ...] = ()
+    image_parts: Sequence[Sequence[Region]] | None = None
 
     def __post_init__(self) -> None:
         lengths = {len(self.images), len(self.texts), len(self.labels), len(self.ids), len(self.groups)}
@@ -294,6 +296,9 @@ class Corpus:
             raise CorruptData(
                 f"{self.name}: images, texts, labels, ids and groups differ in length: {lengths}"
             )
+        for name, parts in (("image parts", self.image_parts), ("text parts", self.text_parts)):
+            if parts is not None and len(parts) != len(self.ids):
+                raise CorruptData(f"{self.name}: {name} of {len(parts)} items, ids of {len(self.ids)}")
         if len(set(self.ids)) < len(self.ids):
             raise CorruptData(f"{self.name}: ids are not unique")
 

@@ -15,7 +15,7 @@ from xmbench.errors import MissingData
 from xmbench.evaluation import RECALL_LEVELS, TASKS, Scores, TaskScores
 from xmbench.leaderboard import clean
 from xmbench.record import REPORTED_SCOPES, Record
-from xmbench.registry import Plugin
+from xmbench.registry import Plugin, Registry
 
 
 def describe_method(name: str, plugin: Plugin) -> dict[str, Any]:
@@ -67,6 +67,82 @@ def _plain(value: object) -> str:
     return "none" if value is None else str(value)
 
 
+def describe_encoder(name: str, plugin: Plugin) -> dict[str, Any]:
+    """What there is to know of an encoder, as JSON values."""
+    found = plugin.load()
+    provenance: object
+    try:
+        provenance = dict(found().provenance())
+    except Exception as error:  # weights that are not there, a parameter without default, a plugin's fault
+        provenance = f"not known without parameters: {error}"
+    return {
+        "name": name,
+        "modality": found.modality,
+        "origin": plugin.origin,
+        "learns": found.learns,
+        "supervised": found.supervised,
+        "scaling": found.scaling,
+        "licence": found.licence,
+        "requires": list(found.requires),
+        "missing": found.missing(),
+        "extra": found.extra,
+        "parameters": {
+            key: None if value is inspect.Parameter.empty else value
+            for key, value in found.defaults().items()
+        },
+        "provenance": provenance,
+        "documentation": inspect.getdoc(found) or "",
+    }
+
+
+def encoder_text(found: dict[str, Any]) -> str:
+    """:func:`describe_encoder` for a terminal."""
+    learns = "from training rows and their labels" if found["supervised"] else "from training rows"
+    facts = [
+        ("learns", learns if found["learns"] else "nothing"),
+        ("scaling", f"{found['scaling']} by default"),
+    ]
+    if found["licence"]:
+        facts.append(("licence", found["licence"]))
+    if found["requires"]:
+        extra = f" (pip install 'xmbench[{found['extra']}]')" if found["extra"] else ""
+        state = f"not installed: {', '.join(found['missing'])}" if found["missing"] else "installed"
+        facts.append(("needs", f"{', '.join(found['requires'])}{extra}; {state}"))
+    facts += [("parameter", f"{key} = {_plain(value)}") for key, value in found["parameters"].items()]
+    made = found["provenance"]
+    if isinstance(made, dict):
+        made = ", ".join(f"{key} {_plain(value)}" for key, value in made.items())
+    facts.append(("provenance", made))
+    words = [
+        " " * (len(line) - len(line.lstrip(" "))) + clean(line) for line in found["documentation"].split("\n")
+    ]
+    heading = f"{found['name']}: encoder of {found['modality']}s ({clean(found['origin'])})"
+    return "\n".join([heading, "", *words, "", *(f"{key + ':':<12} {clean(text)}" for key, text in facts)])
+
+
+def features_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What :func:`xmbench.plan.extract_features` found or made, for a terminal."""
+    lines = []
+    for row in rows:
+        shape = f"{row['rows']:,} x {row['columns']:,}"
+        split = "" if row["split_seed"] is None else f", split {row['split']} seed {row['split_seed']}"
+        if row["path"] is None:
+            state = "stored with the dataset; nothing to extract"
+        elif not row["encoded"]:
+            state = f"there already, read and checked in {row['seconds']:.1f} s"
+        else:
+            speed = f"{row['encoded'] / max(row['seconds'], 1e-9):,.0f} a second"
+            before = row["rows"] - row["encoded"]
+            state = f"{row['encoded']:,} rows extracted in {row['seconds']:.1f} s ({speed})"
+            state += f", {before:,} were there" if before else ""
+        if row["learned_from"]:
+            state += f"; fitted on {row['learned_from']:,} training rows in {row['fit_seconds']:.1f} s"
+        lines.append(clean(f"{row['what']} {row['features']}{split}: {shape}, {state}"))
+        if row["path"] is not None:
+            lines.append("  " + clean(str(row["path"])))
+    return "\n".join(lines)
+
+
 def dataset_present(dataset: Dataset, data_dir: Path) -> bool:
     """Whether the dataset's files are where they are expected."""
     try:
@@ -76,7 +152,9 @@ def dataset_present(dataset: Dataset, data_dir: Path) -> bool:
     return True
 
 
-def describe_dataset(name: str, dataset: Dataset, data_dir: Path) -> dict[str, Any]:
+def describe_dataset(
+    name: str, dataset: Dataset, data_dir: Path, registry: Registry | None = None
+) -> dict[str, Any]:
     """A dataset's card as JSON values; what only its files can tell is there if they are."""
     card = dataset.card
     found: dict[str, Any] = {
@@ -99,7 +177,8 @@ def describe_dataset(name: str, dataset: Dataset, data_dir: Path) -> dict[str, A
         from xmbench.features import source, split_features
 
         image, text = split_features(dataset.features)
-        corpus = dataset.load(data_dir, source(dataset, "image", image), source(dataset, "text", text))
+        wanted = source(dataset, "image", image, registry), source(dataset, "text", text, registry)
+        corpus = dataset.load(data_dir, *wanted)
         labels = np.asarray(corpus.labels)
         counts = (
             labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=len(corpus.class_names))
@@ -154,7 +233,7 @@ def records_text(records: Iterable[Record]) -> str:
         seeds = f"{data.split}, split seed {data.split_seed}, seed {record.seed}"
         tuned = f"{record.tuning.mode} {record.tuning.budget}" if record.tuning else "–"
         average = f"{sum(known) / 2:.3f}" if len(known) == 2 else record.status
-        cells = (record.method.label, data.name, seeds, data.features, str(record.protocol["name"]), tuned)
+        cells = (record.method.label, data.name, seeds, data.inputs, str(record.protocol["name"]), tuned)
         rows.append([record.score_id, *map(clean, cells), average])
     headers = ["score id", "method", "dataset", "split and seeds", "features", "protocol", "tuned", "average"]
     rows.sort(key=lambda row: row[1:])

@@ -207,7 +207,10 @@ def _raw(
     data = record.dataset
     adapter, dataset = registry.plugin("dataset", data.name), registry.dataset(data.name)
     image, text = split_features(data.features)
-    image, text = source(dataset, "image", image), source(dataset, "text", text)
+    image, text = (
+        source(dataset, "image", image, registry),
+        source(dataset, "text", text, registry),
+    )
     try:
         corpus = read_corpus(adapter, dataset, data_dir, image, text)
     except MissingData:
@@ -270,7 +273,7 @@ def _facts(record: Record, protocol: Protocol) -> tuple[tuple[str, str], ...]:
         ("method", record.method.label + transductive),
         ("dataset", data.name),
         ("split", split),
-        ("features", f"{data.features}, scaling {data.scaling}"),
+        ("features", f"{data.inputs}, scaling {data.scaling}"),
         ("seed", str(record.seed)),
         ("protocol", protocol.describe()),
         ("record", record.score_id),

@@ -141,7 +141,7 @@ def group_key(record: Record) -> tuple[str, ...]:
     """Records with equal keys may stand in one table."""
     data = record.dataset
     tuned = f"{record.tuning.mode} {record.tuning.budget}" if record.tuning else ""
-    return (data.name, data.split, data.features, data.scaling, str(record.protocol["name"]), tuned)
+    return (data.name, data.split, data.inputs, data.scaling, str(record.protocol["name"]), tuned)
 
 
 def tables(records: Iterable[Record], stale: Callable[[Record], bool] = lambda record: False) -> list[Table]:
@@ -256,7 +256,7 @@ def _table(records: list[Record], stale: Callable[[Record], bool]) -> Table:
     ]
     data, protocol = first.dataset, Protocol(**first.protocol)
     return Table(
-        heading=f"{data.title}, split {data.split}, features {data.features}, scaling {data.scaling}, "
+        heading=f"{data.title}, split {data.split}, features {data.inputs}, scaling {data.scaling}, "
         f"protocol {first.protocol['name']}"
         + (" (see the warning)" if protocol.flags else "")
         + (_tuned(first.tuning) if first.tuning else ""),
@@ -335,7 +335,10 @@ def _footer(records: list[Record], runs: pd.DataFrame) -> list[str]:
     first = records[0]
     protocol = Protocol(**first.protocol)
     data = first.dataset
-    provenance = "; ".join(f"{key}: {_words(value)}" for key, value in sorted(data.provenance.items()))
+    made = {key: value for key, value in data.provenance.items() if key != "parts"}
+    if isinstance(parts := data.provenance.get("parts"), dict):
+        made |= {f"{key} parts": value for key, value in parts.items()}
+    provenance = "; ".join(f"{key}: {_words(value)}" for key, value in sorted(made.items()))
     prints = dict.fromkeys(
         (record.dataset.split_seed, record.dataset.fingerprint) for record in sorted(records, key=_seed_order)
     )

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xmbench._io import atomic_write, npz_bytes, read_npz
-from xmbench.data import Pairs, check_matrix
+from xmbench.data import Pairs, Ragged, check_matrix
 from xmbench.errors import (
     DeadlineExceeded,
     InvalidInput,
@@ -46,6 +46,8 @@ class MethodInfo:
         departures: where it departs from its paper, one sentence each; shown beside its numbers.
         requires: modules that its runs import, loaded once for all runs of a plan.
         trained: fitted by an iterative, possibly stochastic procedure (re-runs are compared loosely).
+        parts: uses parts of images and texts where the training pairs have some: ``_encode_image`` and
+            ``_encode_text`` then take a second argument, ``parts: Ragged | None = None``.
     """
 
     title: str
@@ -58,6 +60,7 @@ class MethodInfo:
     departures: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
     trained: bool = False
+    parts: bool = False
 
 
 def _no_progress(message: str, fraction: float | None = None) -> None:
@@ -175,6 +178,9 @@ class Method(ABC):
             )
         self._forget()
         self.n_features_in_ = [train.images.shape[1], train.texts.shape[1]]  # lets _fit score itself
+        if self.info.parts:
+            parts = (train.image_parts, train.text_parts)
+            self.n_part_features_in_ = [None if part is None else part.values.shape[1] for part in parts]
         try:
             self._fit(train, validation, context)
         except BaseException:
@@ -198,30 +204,53 @@ class Method(ABC):
         for name in [name for name in vars(self) if name.endswith("_")]:
             delattr(self, name)
 
-    def encode_image(self, images: NDArray[Any]) -> NDArray[Any]:
+    def encode_image(self, images: NDArray[Any], parts: Ragged | None = None) -> NDArray[Any]:
         """Common-space rows (m, k) of image features (m, d_image).
+
+        Args:
+            images: feature rows.
+            parts: the parts of each image; handed to methods that declare ``info.parts`` alone.
 
         Raises:
             NotFittedError: fit was not called.
-            InvalidInput: wrong width or values that are not finite.
+            InvalidInput: wrong width, values that are not finite, or a method that learned from parts gets none.
         """
-        return self._encode(images, 0, "images", self._encode_image)
+        return self._encode(images, parts, 0, "image", self._encode_image)
 
-    def encode_text(self, texts: NDArray[Any]) -> NDArray[Any]:
-        """Common-space rows (m, k) of text features (m, d_text); raises as :meth:`encode_image` does."""
-        return self._encode(texts, 1, "texts", self._encode_text)
+    def encode_text(self, texts: NDArray[Any], parts: Ragged | None = None) -> NDArray[Any]:
+        """Common-space rows (m, k) of text features (m, d_text); as :meth:`encode_image`."""
+        return self._encode(texts, parts, 1, "text", self._encode_text)
+
+    def encode_pairs(self, pairs: Pairs) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Common-space rows of the images and of the texts of ``pairs``, each from its own modality alone."""
+        images = self.encode_image(pairs.images, pairs.image_parts)
+        return images, self.encode_text(pairs.texts, pairs.text_parts)
 
     def _encode(
         self,
         rows: NDArray[Any],
+        parts: Ragged | None,
         modality: int,
         name: str,
-        encode: Callable[[NDArray[np.float32]], NDArray[Any]],
+        encode: Callable[..., NDArray[Any]],
     ) -> NDArray[Any]:
         widths = getattr(self, "n_features_in_", None)
         if widths is None:
             raise NotFittedError(f"{self!r} is not fitted; call fit first")
-        return np.asarray(encode(check_matrix(rows, name, width=widths[modality])))
+        checked = check_matrix(rows, f"{name}s", width=widths[modality])
+        if not self.info.parts:
+            return np.asarray(encode(checked))
+        width = self.n_part_features_in_[modality]
+        if (parts is None) != (width is None):
+            raise InvalidInput(
+                f"{name} parts: {self!r} was fitted {'with' if width else 'without'} them, and has to be given "
+                f"{'them' if width else 'none'}"
+            )
+        if parts is not None:
+            check_matrix(parts.values, f"{name} parts", width=width)
+            if len(parts) != len(checked):
+                raise InvalidInput(f"{name} parts: of {len(parts)} items, expected {len(checked)}")
+        return np.asarray(encode(checked, parts))
 
     @property
     def n_parameters(self) -> int:

@@ -11,16 +11,26 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from xmbench._io import digest, short_id
-from xmbench.data import Corpus, Dataset, PairedData, prepare
+from xmbench.data import Corpus, Dataset, PairedData, Ragged, Split, prepare
 from xmbench.errors import PluginError, UsageError
 from xmbench.evaluation import evaluator_digest
 from xmbench.executor import Event, Job, execute
-from xmbench.features import Modality, default_scaling, extract, source, split_features
+from xmbench.features import (
+    Extraction,
+    Extractor,
+    Modality,
+    Resources,
+    default_scaling,
+    source,
+    split_features,
+    split_parts,
+)
 from xmbench.method import Method
 from xmbench.protocol import DEFAULT, Protocol
 from xmbench.record import DatasetRow, MethodRow, Record, Results, numerics_digest, scrub
 from xmbench.registry import Plugin, Registry, parse_spec
 from xmbench.run import RunSpec, run_one, write_bundle
+from xmbench.scaling import Scaling
 from xmbench.tuning import Mode, candidates
 
 PRELOAD = ("numpy", "scipy.linalg", "threadpoolctl", "msgspec", "xmbench.run")
@@ -35,6 +45,7 @@ class Request:
         dataset: name of the dataset.
         features: ``IMAGE+TEXT``; None for the dataset's default.
         scaling: ``IMAGE+TEXT``; None for what the features want.
+        parts: ``IMAGE+TEXT``, how images and texts are cut into parts beside them, such as ``grid2+sentences``.
         split: name of a split; None for the dataset's default.
         seeds: (random state of the method, split seed) of each repetition.
         protocol: how to score.
@@ -50,6 +61,7 @@ class Request:
     dataset: str
     features: str | None = None
     scaling: str | None = None
+    parts: str = "none+none"
     split: str | None = None
     seeds: Sequence[tuple[int, int]] = ((0, 0),)
     protocol: Protocol = DEFAULT
@@ -209,6 +221,14 @@ def read_corpus(adapter: Plugin, dataset: Dataset, data_dir: Path, image: str, t
     return replace(corpus, name=adapter.name, digest=digest([corpus.digest, adapter.source_digest()]))
 
 
+def _scaled(parts: Extraction, items: Extraction, split: Split, name: str) -> Ragged:
+    """Parts, scaled with the statistics of the whole training items."""
+    assert parts.offsets is not None
+    scaling = Scaling(name)
+    scaling.fit_transform(items.features.matrix[split.train])
+    return Ragged(scaling.transform(parts.features.matrix), parts.offsets)
+
+
 class Plan:
     """The runs of a request, and how to do them.
 
@@ -220,7 +240,7 @@ class Plan:
     """
 
     def __init__(self, request: Request, registry: Registry, places: Places, progress: Progress) -> None:
-        self.request, self.places, self.progress = request, places, progress
+        self.request, self.registry, self.places, self.progress = request, registry, places, progress
         self.choices = choose(request, registry)
         self.adapter = registry.plugin("dataset", request.dataset)
         self.dataset: Dataset = registry.dataset(request.dataset)
@@ -230,35 +250,75 @@ class Plan:
             self.scaling = split_features(request.scaling, "scaling")
         else:
             self.scaling = (
-                default_scaling(self.dataset, "image", self.image),
-                default_scaling(self.dataset, "text", self.text),
+                default_scaling(self.dataset, "image", self.image, registry),
+                default_scaling(self.dataset, "text", self.text, registry),
             )
+        self.parts = split_parts(request.parts)
         self.wanted: tuple[tuple[Modality, str], ...] = (("image", self.image), ("text", self.text))
         self.split = request.split or next(iter(self.dataset.splits))
         self._corpus: Corpus | None = None
         self._prepared: tuple[int, PairedData] | None = None
 
+    def extract(self, split_seed: int) -> dict[str, Extraction]:
+        """Features of one split seed: of ``image``, ``text`` and, if asked for, ``image parts`` and ``text parts``."""
+        corpus, split = self.corpus(), self.drawn(split_seed)
+        device, threads = self.request.device, self.request.threads
+        resources = Resources(device=device, threads=threads, progress=self.progress)
+        found: dict[str, Extraction] = {}
+        for (modality, spec), cut in zip(self.wanted, self.parts, strict=True):
+            extractor = Extractor(
+                self.dataset,
+                corpus,
+                split,
+                modality,
+                spec,
+                cache_dir=self.places.cache,
+                resources=resources,
+                registry=self.registry,
+            )
+            found[modality] = extractor.items()
+            if cut != "none":
+                found[f"{modality} parts"] = extractor.parts(cut)
+        return found
+
+    def corpus(self) -> Corpus:
+        """The dataset as it is on disk, read once."""
+        if self._corpus is None:
+            self.progress(f"reading {self.request.dataset}", None)
+            image, text = (
+                source(self.dataset, modality, spec, self.registry) for modality, spec in self.wanted
+            )
+            self._corpus = read_corpus(self.adapter, self.dataset, self.places.data, image, text)
+        return self._corpus
+
+    def drawn(self, split_seed: int) -> Split:
+        """The split of one split seed."""
+        return self.dataset.split(self.corpus(), self.split, split_seed)
+
     def data(self, split_seed: int) -> PairedData:
         """The prepared data of one split seed; the last one is remembered."""
         if self._prepared is None or self._prepared[0] != split_seed:
-            if self._corpus is None:
-                self.progress(f"reading {self.request.dataset}", None)
-                image, text = (source(self.dataset, modality, spec) for modality, spec in self.wanted)
-                self._corpus = read_corpus(self.adapter, self.dataset, self.places.data, image, text)
-            split = self.dataset.split(self._corpus, self.split, split_seed)
-            images, texts = (
-                extract(
-                    self.dataset,
-                    self._corpus,
-                    split,
-                    modality,
-                    spec,
-                    cache_dir=self.places.cache,
-                    progress=self.progress,
-                )
-                for modality, spec in self.wanted
+            found, split = self.extract(split_seed), self.drawn(split_seed)
+            parts = {
+                f"{modality}_parts": _scaled(found[f"{modality} parts"], found[modality], split, scaling)
+                for modality, scaling in zip(("image", "text"), self.scaling, strict=True)
+                if f"{modality} parts" in found
+            }
+            provenance = {
+                modality: dict(found[f"{modality} parts"].features.provenance)
+                for modality in ("image", "text")
+                if f"{modality} parts" in found
+            }
+            data = prepare(
+                self.corpus(),
+                split,
+                found["image"].features,
+                found["text"].features,
+                self.scaling,
+                **parts,
+                parts_provenance=provenance or None,
             )
-            self._prepared = (split_seed, prepare(self._corpus, split, images, texts, self.scaling))
+            self._prepared = (split_seed, data)
         return self._prepared[1]
 
     def specs(self) -> Iterator[tuple[RunSpec, PairedData, str | None]]:
@@ -369,3 +429,35 @@ class Plan:
                     results.put(record)
                 settle(spec, record, event)
         return [records[spec.score_id] for spec in order]
+
+
+def extract_features(plan: Plan) -> list[dict[str, object]]:
+    """Extract the features of every split seed of a plan, and say what was there and what it took."""
+    rows: list[dict[str, object]] = []
+    names = dict(plan.wanted)
+    seen: set[Path] = set()
+    for split_seed in dict.fromkeys(seed for _, seed in plan.request.seeds):
+        for what, found in plan.extract(split_seed).items():
+            if found.path is not None and found.path in seen:
+                continue  # nothing in it depends on the split
+            seen |= {found.path} if found.path else set()
+            modality, _, part = what.partition(" ")
+            split = plan.drawn(split_seed)
+            provenance = found.features.provenance
+            rows.append(
+                {
+                    "what": modality if not part else f"{modality} {provenance['cut']}",
+                    "features": names["image" if modality == "image" else "text"],
+                    "split": plan.split,
+                    "split_seed": split.seed if "fitted_on" in provenance else None,
+                    "rows": len(found.features.matrix),
+                    "columns": found.features.matrix.shape[1],
+                    "path": None if found.path is None else str(found.path),
+                    "encoded": found.encoded,
+                    "seconds": found.seconds,
+                    "learned_from": found.learned_from,
+                    "fit_seconds": found.fit_seconds,
+                    "provenance": dict(provenance),
+                }
+            )
+    return rows

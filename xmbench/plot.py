@@ -536,7 +536,7 @@ def _dress(
     width, height = drawn.get_size_inches()
     data, protocol = runs[0].record.dataset, Protocol(**runs[0].record.protocol)
     title = (
-        f"{data.title}, split {data.split}, features {data.features}, scaling {data.scaling}, "
+        f"{data.title}, split {data.split}, features {data.inputs}, scaling {data.scaling}, "
         f"protocol {protocol.name}"
     )
     warning = f"Warning: this protocol has {', '.join(protocol.flags)}." if protocol.flags else ""

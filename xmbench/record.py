@@ -66,6 +66,19 @@ class DatasetRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     test_fingerprint: str = ""
     """Hash of the ids of the test rows: equal on splits that differ in the other rows alone."""
 
+    @property
+    def parts(self) -> str:
+        """``IMAGE+TEXT``: how images and texts were cut into parts beside them; ``none+none`` without parts."""
+        cuts = self.provenance.get("parts")
+        found = [cuts.get(modality) for modality in ("image", "text")] if isinstance(cuts, dict) else []
+        named = [str(one.get("cut")) if isinstance(one, dict) else "none" for one in found]
+        return "+".join(named or ["none", "none"])
+
+    @property
+    def inputs(self) -> str:
+        """Features in words, with the parts if there are any."""
+        return self.features if self.parts == "none+none" else f"{self.features} with parts {self.parts}"
+
 
 class TaskRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Scores of one task; None where no query had a relevant item."""
@@ -134,7 +147,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def identity(self) -> tuple[object, ...]:
         """What a run is a run *of*; a newer record of the same identity replaces an older one."""
         data = self.dataset
-        variant = (data.name, data.features, data.scaling, data.split, data.split_seed)
+        variant = (data.name, data.inputs, data.scaling, data.split, data.split_seed)
         tuned = (self.tuning.mode, self.tuning.budget) if self.tuning else ()
         return (self.method.label, *variant, self.seed, self.protocol["name"], *tuned)
 

@@ -1,9 +1,10 @@
 """Plugins by name, found without importing any of them.
 
-A method or dataset is registered by lying in ``methods/`` or ``datasets/`` (the file name is its name), by
-an entry point of the group ``xmbench.methods`` or ``xmbench.datasets``, or by ``--plugin path.py``. A
-built-in module ends in ``METHOD = Class`` or ``DATASET = Class``, and so does a plugin file; an entry point
-names the class itself (``package.module:Class``) or such a module.
+A method, dataset or encoder is registered by lying in ``methods/``, ``datasets/`` or ``xmbench/features/`` (the
+file name is its name), by an entry point of the group ``xmbench.methods``, ``xmbench.datasets`` or
+``xmbench.encoders``, or by ``--plugin path.py``. A built-in module ends in ``METHOD = Class``,
+``DATASET = Class`` or ``ENCODER = Class``, and so does a plugin file; an entry point names the class itself
+(``package.module:Class``) or such a module.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
@@ -23,9 +24,19 @@ from xmbench.errors import InvalidParameter, MissingData, PluginError, UnknownNa
 
 if TYPE_CHECKING:
     from xmbench.data import Dataset
+    from xmbench.features import Encoder
     from xmbench.method import Method
 
-Kind = Literal["method", "dataset"]
+Kind = Literal["method", "dataset", "encoder"]
+
+KINDS: tuple[tuple[Kind, str, str, str], ...] = (
+    ("method", "methods", "METHOD", "xmbench.methods"),
+    ("dataset", "datasets", "DATASET", "xmbench.datasets"),
+    ("encoder", "features", "ENCODER", "xmbench.encoders"),
+)
+"""Kind, folder, what a module calls its class, group of entry points."""
+
+MODALITIES = ("image", "text")
 
 PAPER = (
     "cca",
@@ -48,10 +59,10 @@ NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 @dataclass(frozen=True)
 class Plugin:
-    """Where a method or dataset is to be had.
+    """Where a method, dataset or encoder is to be had.
 
     Args:
-        kind: ``method`` or ``dataset``.
+        kind: ``method``, ``dataset`` or ``encoder``.
         name: the name it is registered under.
         origin: who brings it, in words.
         module: module to import, or None for a plugin file.
@@ -74,7 +85,7 @@ class Plugin:
         """Import the plugin and return its class.
 
         Raises:
-            PluginError: the import failed, or what came is no method or dataset; the message has the reason.
+            PluginError: the import failed, or what came is not of that kind; the message has the reason.
         """
         if self.problem:
             raise PluginError(f"{self.kind} {self.name!r} ({self.origin}): {self.problem}")
@@ -94,7 +105,24 @@ class Plugin:
             )
         if self.kind == "method" and not hasattr(found, "info"):
             raise PluginError(f"method {self.name!r} ({self.origin}): {found.__name__} has no info")
+        if self.kind == "encoder" and getattr(found, "modality", None) not in MODALITIES:
+            raise PluginError(
+                f"encoder {self.name!r} ({self.origin}): {found.__name__}.modality must be image or text"
+            )
+        lacking = [
+            name for name in ("learns", "scaling") if self.kind == "encoder" and not hasattr(found, name)
+        ]
+        if lacking:
+            raise PluginError(f"encoder {self.name!r} ({self.origin}): {found.__name__} has no {lacking[0]}")
         return found
+
+    @property
+    def modality(self) -> str | None:
+        """Of an encoder: ``image`` or ``text``; None where only importing it would tell."""
+        try:
+            return _modality(self.path, self.attribute) if self.path and not self.problem else None
+        except (OSError, SyntaxError, ValueError):
+            return None
 
     def source_digest(self) -> str:
         """Digest of the plugin's source and of the sibling modules it imports; comments do not count."""
@@ -114,23 +142,24 @@ class Registry:
     """The plugins of this installation, and of the files given.
 
     Args:
-        plugin_files: Python files that define METHOD or DATASET (or both).
+        plugin_files: Python files that define METHOD, DATASET or ENCODER (or several of them).
 
     Raises:
         MissingData: a plugin file does not exist.
-        UsageError: it defines neither.
+        UsageError: it defines none of them.
     """
 
     def __init__(self, plugin_files: Iterable[str | Path] = ()) -> None:
         self.methods: dict[str, Plugin] = {}
         self.datasets: dict[str, Plugin] = {}
+        self.encoders: dict[str, Plugin] = {}
         self._refused: list[Plugin] = []
         given = [plugin for path in plugin_files for plugin in _from_file(Path(path))]
         for plugin in [*_built_in(), *_from_entry_points(), *given]:
             self._add(plugin)
 
     def _add(self, plugin: Plugin) -> None:
-        known = self.methods if plugin.kind == "method" else self.datasets
+        known = self._of(plugin.kind)
         if plugin.name in known:
             other = known[plugin.name]
             if plugin.path is not None and other.path == plugin.path:
@@ -146,6 +175,9 @@ class Registry:
                 self._refused.append(refused)
         else:
             known[plugin.name] = plugin
+
+    def _of(self, kind: Kind) -> dict[str, Plugin]:
+        return {"method": self.methods, "dataset": self.datasets, "encoder": self.encoders}[kind]
 
     def check_files(self) -> None:
         """Refuse plugin files that could not be registered: their name would stand for something else.
@@ -169,9 +201,13 @@ class Registry:
         """An instance of dataset ``name``; raises as :meth:`method` does."""
         return cast("Dataset", self.plugin("dataset", name).load()())
 
+    def encoder(self, name: str) -> type[Encoder]:
+        """The class of encoder ``name``; raises as :meth:`method` does."""
+        return self.plugin("encoder", name).load()
+
     def plugin(self, kind: Kind, name: str) -> Plugin:
         """The plugin ``name``, not imported; raises UnknownName."""
-        known = self.methods if kind == "method" else self.datasets
+        known = self._of(kind)
         if name not in known:
             raise UnknownName(kind, name, known)
         return known[name]
@@ -243,13 +279,9 @@ def _here(folder: str) -> list[Path]:
 
 
 def _built_in() -> list[Plugin]:
-    kinds: Sequence[tuple[Kind, str, str]] = (
-        ("method", "methods", "METHOD"),
-        ("dataset", "datasets", "DATASET"),
-    )
     return [
         Plugin(kind, path.stem, "built-in", f"xmbench.{folder}.{path.stem}", attribute, path)
-        for kind, folder, attribute in kinds
+        for kind, folder, attribute, _ in KINDS
         for path in _here(folder)
     ]
 
@@ -258,11 +290,7 @@ def _from_entry_points() -> list[Plugin]:
     from importlib.metadata import EntryPoint, entry_points
 
     found = []
-    kinds: Sequence[tuple[Kind, str, str]] = (
-        ("method", "xmbench.methods", "METHOD"),
-        ("dataset", "xmbench.datasets", "DATASET"),
-    )
-    for kind, group, attribute in kinds:
+    for kind, _, attribute, group in KINDS:
         for entry in sorted(entry_points(group=group), key=lambda entry: (entry.name, entry.value)):
             package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else None
             name_problem = None if NAME.fullmatch(entry.name) else f"a name must match {NAME.pattern}"
@@ -298,12 +326,13 @@ def _from_file(path: Path) -> list[Plugin]:
             Plugin("method", path.stem, f"file {path.name}", None, "METHOD", path.resolve(), problem=problem)
         ]
     plugins: list[Plugin] = []
-    for kind, attribute in cast(Sequence[tuple[Kind, str]], (("method", "METHOD"), ("dataset", "DATASET"))):
+    for kind, _, attribute, _ in KINDS:
         if attribute in defined:
             plugins.append(Plugin(kind, path.stem, f"file {path.name}", None, attribute, path.resolve()))
     if not plugins:
         raise UsageError(
-            f"plugin file {path.name}: expected a line METHOD = YourClass or DATASET = YourClass"
+            f"plugin file {path.name}: expected a line METHOD = YourClass, DATASET = YourClass or "
+            "ENCODER = YourClass"
         )
     return plugins
 
@@ -321,6 +350,27 @@ def _assigned(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             names |= {alias.asname or alias.name for alias in node.names}
     return names
+
+
+def _modality(path: Path, attribute: str) -> str | None:
+    """The literal ``modality`` of the class that a file calls ``attribute``, read without running it."""
+    import ast
+
+    classes: dict[str, ast.ClassDef] = {}
+    named: str | None = None
+    for node in ast.parse(path.read_bytes()).body:
+        if isinstance(node, ast.ClassDef):
+            classes[node.name] = node
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Name):
+            targets = [target.id for target in node.targets if isinstance(target, ast.Name)]
+            named = node.value.id if attribute in targets else named
+    for statement in classes[named].body if named in classes else ():
+        if isinstance(statement, ast.Assign | ast.AnnAssign):
+            assigned = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            ours = any(isinstance(target, ast.Name) and target.id == "modality" for target in assigned)
+            if ours and isinstance(statement.value, ast.Constant) and statement.value.value in MODALITIES:
+                return str(statement.value.value)
+    return None
 
 
 def _import_file(path: Path) -> object:
@@ -347,6 +397,10 @@ def _base(kind: Kind) -> type[Any]:
         from xmbench.method import Method
 
         return Method
+    if kind == "encoder":
+        from xmbench.features import Encoder
+
+        return Encoder
     from xmbench.data import Dataset
 
     return Dataset

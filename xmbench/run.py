@@ -178,7 +178,7 @@ def _fit_and_encode(
 
     def validation_score(fitted: Method) -> float:
         assert validation is not None
-        images, texts = fitted.encode_image(validation.images), fitted.encode_text(validation.texts)
+        images, texts = fitted.encode_pairs(validation)
         labels, tasks = validation.labels, ("image->text", "text->image")
         return evaluate(images, texts, labels, tasks=tasks, curves=False, **_resources(spec.device)).main
 
@@ -209,7 +209,7 @@ def _fit_and_encode(
     progress("encoding", None)
     test = read_bundle(bundle, "test")
     began = time.perf_counter()
-    images, texts = method.encode_image(test.images), method.encode_text(test.texts)
+    images, texts = method.encode_pairs(test)
     encoded = time.perf_counter()
     peak = _peak_memory()
     cost = Cost(

@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xmbench._io import digest, read_npz
-from xmbench.data import Corpus, Features, PairedData, Pairs, Split, prepare
+from xmbench.data import Corpus, Features, PairedData, Pairs, Ragged, Split, prepare
 from xmbench.errors import (
     ConformanceError,
     InvalidInput,
@@ -52,6 +53,7 @@ def synthetic_pairs(
     n_classes: int = 5,
     multi_label: bool = False,
     noise: float = 0.2,
+    parts: bool = False,
     seed: int = 0,
 ) -> Pairs:
     """Easy pairs: both modalities are noisy linear images of the item's class and of a shared variation.
@@ -66,6 +68,7 @@ def synthetic_pairs(
         n_classes: number of classes c.
         multi_label: labels as (n, c) multi-hot bool rather than (n,) int.
         noise: standard deviation of what the modalities do not share; class centres are at distance 1.4.
+        parts: add 0 to 3 noisy copies of each image and of each text as its parts.
         seed: of the generator that draws everything.
     """
     rng = np.random.default_rng(seed)
@@ -78,13 +81,24 @@ def synthetic_pairs(
         labels = centres > 0
         centres /= centres.sum(axis=1, keepdims=True)
     shared = centres + 0.2 * rng.standard_normal(centres.shape)
-    return Pairs(
+    pairs = Pairs(
         images=(shared @ image_map + noise * rng.standard_normal((n, d_image))).astype(np.float32),
         texts=(shared @ text_map + noise * rng.standard_normal((n, d_text))).astype(np.float32),
         labels=labels,
         ids=tuple(f"item-{i}" for i in range(n)),
         n_classes=n_classes,
     )
+    if not parts:
+        return pairs
+    ragged = [_synthetic_parts(rows, noise, rng) for rows in (pairs.images, pairs.texts)]
+    return replace(pairs, image_parts=ragged[0], text_parts=ragged[1])
+
+
+def _synthetic_parts(rows: NDArray[np.float32], noise: float, rng: np.random.Generator) -> Ragged:
+    counts = np.append(rng.integers(0, 4, len(rows) - 1), 3)  # never none in all
+    copies = np.repeat(rows, counts, axis=0)
+    values = copies + noise * rng.standard_normal(copies.shape)
+    return Ragged(values.astype(np.float32), np.concatenate([[0], np.cumsum(counts)]))
 
 
 def synthetic_data(
@@ -97,6 +111,7 @@ def synthetic_data(
     n_classes: int = 5,
     multi_label: bool = False,
     noise: float = 0.2,
+    parts: bool = False,
     seed: int = 0,
 ) -> PairedData:
     """:func:`synthetic_pairs` cut into training, validation and test rows, as a run gets them.
@@ -105,7 +120,7 @@ def synthetic_data(
     """
     total = n_train + n_validation + n_test
     shape = {"d_image": d_image, "d_text": d_text, "n_classes": n_classes}
-    pairs = synthetic_pairs(total, **shape, multi_label=multi_label, noise=noise, seed=seed)
+    pairs = synthetic_pairs(total, **shape, multi_label=multi_label, noise=noise, parts=parts, seed=seed)
     corpus = Corpus(
         name="synthetic",
         images=pairs.images,
@@ -119,7 +134,15 @@ def synthetic_data(
     train, validation, test = np.split(np.arange(total), [n_train, n_train + n_validation])
     split = Split("synthetic", None, train=train, validation=validation, test=test)
     provenance = {"name": "synthetic"}
-    return prepare(corpus, split, Features(pairs.images, provenance), Features(pairs.texts, provenance))
+    return prepare(
+        corpus,
+        split,
+        Features(pairs.images, provenance),
+        Features(pairs.texts, provenance),
+        image_parts=pairs.image_parts,
+        text_parts=pairs.text_parts,
+        parts_provenance=provenance if parts else None,
+    )
 
 
 def check_method(cls: type[Method]) -> None:
@@ -134,16 +157,18 @@ def check_method(cls: type[Method]) -> None:
         _check_constructor(cls)
         _check_parameters(cls)
         _check_variants(cls)
-        data = synthetic_data()
-        method = _check_fit(cls, data)
-        _check_encode(method, data)
-        _check_errors(method, data)
-        _check_repeatable(method, data)
-        _check_storage(method, data)
-        _check_labels(method, data)
-        _check_multi_label(cls)
-        _check_share(cls, data)
-        _check_refit(method)
+        for parts in _with_parts(cls):
+            data = synthetic_data(parts=parts)
+            method = _check_fit(cls, data)
+            _check_encode(method, data)
+            _check_errors(method, data)
+            _check_repeatable(method, data)
+            _check_storage(method, data)
+            _check_labels(method, data)
+            _check_parts(method, data)
+            _check_multi_label(cls, parts)
+            _check_share(cls, data)
+            _check_refit(method, parts)
 
 
 # -- what is read off the class ---------------------------------------------------------------------
@@ -168,7 +193,7 @@ def _check_info(cls: type[Method]) -> None:
     year: object = info.year
     plausible = isinstance(year, int) and not isinstance(year, bool) and 1900 <= year <= 2100
     _demand(plausible, cls, f"info.year must be a year of four digits, got {year!r}")
-    for name in ("supervised", "multi_label", "control", "trained"):
+    for name in ("supervised", "multi_label", "control", "trained", "parts"):
         value = getattr(info, name)
         _demand(isinstance(value, bool), cls, f"info.{name} must be True or False, got {value!r}")
     for name in ("departures", "requires"):
@@ -278,6 +303,19 @@ def _read_call(text: str) -> tuple[str, dict[str, object]] | None:
 # -- what is seen in a fit --------------------------------------------------------------------------
 
 
+def _with_parts(cls: type[Method]) -> tuple[bool, ...]:
+    """Whether to check without parts, with them, or one after the other: a method may need them and say so."""
+    if not cls.info.parts:
+        return (False,)
+    try:
+        _fit(cls(), synthetic_data())
+    except ConformanceError as error:
+        if isinstance(error.__cause__, Unsupported):
+            return (True,)
+        raise
+    return (False, True)
+
+
 def _check_fit(cls: type[Method], data: PairedData) -> Method:
     method = cls()
     parameters, rows, generators = (
@@ -300,10 +338,11 @@ def _check_fit(cls: type[Method], data: PairedData) -> Method:
 
 def _check_encode(method: Method, data: PairedData) -> None:
     cls, widths = type(method), []
-    for name, rows, encode in _sides(method, data.test):
-        given, state, generators = rows.copy(), copy.deepcopy(_state(method)), _generators()
+    for name, rows, parts, encode in _sides(method, data.test):
+        given, state, generators = copy.deepcopy((rows, parts)), copy.deepcopy(_state(method)), _generators()
+        at = partial(_encoded, encode, rows, parts)
         with _doing(cls, name):
-            embedding = encode(rows)
+            embedding = encode(rows, parts)
         sound = isinstance(embedding, np.ndarray) and embedding.ndim == 2 and len(embedding) == len(rows)
         shape = getattr(embedding, "shape", type(embedding).__name__)
         _demand(sound, cls, f"{name} must give an array of {len(rows)} rows and k columns, got {shape}")
@@ -311,16 +350,19 @@ def _check_encode(method: Method, data: PairedData) -> None:
         _demand(widths[-1] > 0, cls, f"{name} gives rows without a column")
         real = embedding.dtype.kind in "fiu" and bool(np.isfinite(embedding).all())
         _demand(real, cls, f"{name} must give real, finite numbers, got dtype {embedding.dtype}")
-        _demand(_same(rows, given), cls, f"{name} changes the rows it was given")
+        kept = _same([rows, parts and parts.values], [given[0], given[1] and given[1].values])
+        _demand(kept, cls, f"{name} changes the rows it was given")
         _demand(_same(_state(method), state), cls, f"{name} changes the fitted state")
         _demand(
             _same(_generators(), generators), cls, f"{name} draws from a global random generator or seeds one"
         )
-        _demand(_same(encode(rows), embedding), cls, f"{name} gives another result when it is called again")
+        _demand(
+            _same(encode(rows, parts), embedding), cls, f"{name} gives another result when it is called again"
+        )
         for m in (1, 7):
-            alone = _close(encode(rows[:m]), embedding[:m])
+            alone = _close(at(np.arange(m)), embedding[:m])
             _demand(alone, cls, f"{name}: the first {m} rows come out differently without the others")
-        turned = _close(encode(rows[::-1]), embedding[::-1])
+        turned = _close(at(np.arange(len(rows))[::-1]), embedding[::-1])
         _demand(turned, cls, f"{name}: rows come out differently in another order")
     message = f"images and texts must be encoded in equally many dimensions, got {widths[0]} and {widths[1]}"
     _demand(widths[0] == widths[1], cls, message)
@@ -328,13 +370,31 @@ def _check_encode(method: Method, data: PairedData) -> None:
 
 def _check_errors(method: Method, data: PairedData) -> None:
     cls = type(method)
-    for name, rows, encode in _sides(method.clone(), data.test):
-        _expect(NotFittedError, cls, f"{name} of an unfitted method", encode, rows)
-    for name, rows, encode in _sides(method, data.test):
+    for name, rows, parts, encode in _sides(method.clone(), data.test):
+        with_parts = partial(encode, parts=parts)
+        _expect(NotFittedError, cls, f"{name} of an unfitted method", with_parts, rows)
+    for name, rows, parts, encode in _sides(method, data.test):
         wide, broken = np.hstack([rows, rows[:, :1]]), rows.copy()
         broken[3, 1] = np.nan
-        _expect(InvalidInput, cls, f"{name} with a column too many", encode, wide)
-        _expect(InvalidInput, cls, f"{name} with NaN", encode, broken)
+        with_parts = partial(encode, parts=parts)
+        _expect(InvalidInput, cls, f"{name} with a column too many", with_parts, wide)
+        _expect(InvalidInput, cls, f"{name} with NaN", with_parts, broken)
+
+
+def _check_parts(method: Method, data: PairedData) -> None:
+    """Of a method that uses parts: other parts, other embeddings."""
+    if method.info.parts and data.train.image_parts is not None:
+        other = _fit(method.clone(), replace(data, train=_turned(data.train)))
+        same = _same(_embeddings(other, _turned(data.test)), _embeddings(method, data.test))
+        _demand(not same, type(method), "info.parts is True, yet the parts make no difference")
+
+
+def _turned(pairs: Pairs) -> Pairs:
+    """The same pairs with the rows of their parts in the opposite order: other parts for most items."""
+    images, texts = (
+        parts and Ragged(parts.values[::-1], parts.offsets) for parts in (pairs.image_parts, pairs.text_parts)
+    )
+    return replace(pairs, image_parts=images, text_parts=texts)
 
 
 def _check_repeatable(method: Method, data: PairedData) -> None:
@@ -371,8 +431,8 @@ def _check_labels(method: Method, data: PairedData) -> None:
         _demand(same, cls, "info.supervised is False, yet other labels give other embeddings")
 
 
-def _check_multi_label(cls: type[Method]) -> None:
-    data = synthetic_data(multi_label=True)
+def _check_multi_label(cls: type[Method], parts: bool) -> None:
+    data = synthetic_data(multi_label=True, parts=parts)
     if cls.info.multi_label:
         method = _fit(cls(), data)
         finite = all(np.isfinite(rows).all() for rows in _embeddings(method, data.test))
@@ -382,9 +442,9 @@ def _check_multi_label(cls: type[Method]) -> None:
         _expect(Unsupported, cls, what, cls().fit, data.train)
 
 
-def _check_refit(method: Method) -> None:
+def _check_refit(method: Method, parts: bool) -> None:
     cls = type(method)
-    data = synthetic_data(100, 0, 20, d_image=10, d_text=11, n_classes=4, seed=1)
+    data = synthetic_data(100, 0, 20, d_image=10, d_text=11, n_classes=4, parts=parts, seed=1)
     fresh, used = _fit(cls(), data), _fit(method, data)
     _demand(set(_state(used)) == set(_state(fresh)), cls, "a second fit keeps attributes of the first")
     same = _same(_embeddings(used, data.test), _embeddings(fresh, data.test))
@@ -472,14 +532,21 @@ def _fit(method: Method, data: PairedData) -> Method:
         return method.fit(data.train, data.validation, context=context)
 
 
-Encode = Callable[[NDArray[Any]], NDArray[Any]]
+Encode = Callable[..., NDArray[Any]]
 
 
-def _sides(method: Method, pairs: Pairs) -> list[tuple[str, NDArray[np.float32], Encode]]:
+def _sides(method: Method, pairs: Pairs) -> list[tuple[str, NDArray[np.float32], Ragged | None, Encode]]:
     return [
-        ("encode_image", pairs.images, method.encode_image),
-        ("encode_text", pairs.texts, method.encode_text),
+        ("encode_image", pairs.images, pairs.image_parts, method.encode_image),
+        ("encode_text", pairs.texts, pairs.text_parts, method.encode_text),
     ]
+
+
+def _encoded(
+    encode: Encode, rows: NDArray[np.float32], parts: Ragged | None, index: NDArray[np.int64]
+) -> NDArray[Any]:
+    """Embeddings of the items ``index``, by themselves."""
+    return encode(rows[index], None if parts is None else parts.take(index))
 
 
 def _state(method: Method) -> dict[str, Any]:
@@ -489,11 +556,16 @@ def _state(method: Method) -> dict[str, Any]:
 
 def _embeddings(method: Method, pairs: Pairs) -> tuple[NDArray[Any], NDArray[Any]]:
     with _doing(type(method), "encode"):
-        return method.encode_image(pairs.images), method.encode_text(pairs.texts)
+        return method.encode_pairs(pairs)
 
 
 def _rows(parts: list[Pairs | None]) -> list[NDArray[Any]]:
-    return [rows for pairs in parts if pairs for rows in (pairs.images, pairs.texts, pairs.labels)]
+    """All arrays of pairs."""
+    found: list[NDArray[Any]] = []
+    for pairs in filter(None, parts):
+        ragged = [part.values for part in (pairs.image_parts, pairs.text_parts) if part is not None]
+        found += [pairs.images, pairs.texts, pairs.labels, *ragged]
+    return found
 
 
 def _copied(parts: list[Pairs | None]) -> list[NDArray[Any]]:

