@@ -31,7 +31,14 @@ log = logging.getLogger("xmbench")
 
 ENCODERS: dict[Modality, dict[str, str]] = {
     "image": {"lite0": "xmbench.features.lite0:Lite0"},
-    "text": {"tfidf": "xmbench.features.tfidf:TfIdf"},
+    "text": {
+        "glove": "xmbench.features.glove:Glove",
+        "lda": "xmbench.features.lda:Lda",
+        "minilm": "xmbench.features.minilm:MiniLm",
+        "textcnn": "xmbench.features.textcnn:TextCnn",
+        "tfidf": "xmbench.features.tfidf:TfIdf",
+        "word2vec": "xmbench.features.word2vec:Word2Vec",
+    },
 }
 """Modality -> encoder name -> where its class is."""
 
