@@ -31,6 +31,7 @@ class Glove(MeanOfWords):
     """
 
     name: ClassVar = "glove"
+    modality: ClassVar = "text"
     learns: ClassVar = False
 
     def __init__(self, idf: bool = False) -> None:

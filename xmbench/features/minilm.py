@@ -61,12 +61,17 @@ class MiniLm(Encoder):
         features = np.empty((len(rows), 384), dtype=np.float32)
         model = _model(resources.device)
         for start in range(0, len(rows), BATCH):
-            batch = [str(text) for text in rows[start : start + BATCH]]
+            batch = [_valid(text) for text in rows[start : start + BATCH]]
             features[start : start + len(batch)] = model.encode(
                 batch, batch_size=BATCH, show_progress_bar=False, normalize_embeddings=True
             )
             resources.progress("extracting minilm text features", (start + len(batch)) / len(rows))
         return features
+
+
+def _valid(text: str) -> str:
+    """The text with ? for halves of characters, which JSON may bring and the tokeniser refuses."""
+    return text.encode("utf-8", "replace").decode()
 
 
 @cache

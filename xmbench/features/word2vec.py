@@ -48,6 +48,7 @@ class Word2Vec(MeanOfWords):
     """
 
     name: ClassVar = "word2vec"
+    modality: ClassVar = "text"
     learns: ClassVar = True
 
     def __init__(
