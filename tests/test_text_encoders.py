@@ -195,6 +195,7 @@ def test_one_text_suffices(name):
         ("lda[min_texts=0]", "lda: min_texts"),
         ("lda[max_share=1.5]", "lda: max_share must be a number from 0 to 1, got 1.5"),
         ("lda[max_share=true]", "lda: max_share"),
+        ("lda[n_words=0]", "lda: n_words"),
         ("lda[passes=0]", "lda: passes"),
         ("lda[iterations=none]", "lda: iterations"),
         (
@@ -232,7 +233,7 @@ def test_parameters_are_checked(spec, named):
 
 def test_the_provenance_knows_every_parameter():
     changes = {
-        "lda": "n_topics=4 min_texts=2 max_share=0.4 passes=3 iterations=9 random_state=1",
+        "lda": "n_topics=4 min_texts=2 max_share=0.4 n_words=9 passes=3 iterations=9 random_state=1",
         "word2vec": "vector_size=9 window=2 min_count=1 epochs=3 sg=false random_state=1",
         "textcnn": "vectors=glove vector_size=9 static=true n_maps=9 dropout=0.1 max_words=9 batch_size=9 epochs=9 "
         "patience=9 random_state=1",
@@ -327,6 +328,11 @@ def test_the_vocabulary_has_the_words_asked_for():
     made = encoder("text", "lda[n_topics=2,min_texts=2,max_share=0.5,passes=1]")
     made.fit(training, None, QUIET)
     assert sorted(made._index) == ["plums"]
+    training = ["fig fig plum plum ox", "bear", "fox fox", "elk elk"]
+    for n_words, expected in ((1, ["elk"]), (2, ["elk", "fig"]), (3, ["elk", "fig", "fox"])):
+        made = encoder("text", f"lda[n_topics=2,min_texts=1,n_words={n_words},passes=1]")
+        made.fit(training, None, QUIET)
+        assert sorted(made._index) == expected
 
 
 def test_a_stored_feature_keeps_its_plain_name():

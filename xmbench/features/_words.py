@@ -8,7 +8,7 @@ import unicodedata
 import zlib
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -299,8 +299,3 @@ class MeanOfWords(Encoder):
             )
         self.n_without_words_ += empty
         return features
-
-
-def document_frequencies(texts: Iterable[str]) -> Counter[str]:
-    """Word -> number of texts that hold it."""
-    return Counter(word for text in texts for word in set(words(text)))

@@ -12,7 +12,7 @@ from xmbench.errors import NotFittedError
 from xmbench.features import Resources
 
 from ._parameters import flag
-from ._words import GLOVE_SHA256, MeanOfWords, WordVectors, document_frequencies, glove_vectors
+from ._words import GLOVE_SHA256, MeanOfWords, WordVectors, glove_vectors
 
 
 class Glove(MeanOfWords):
@@ -49,9 +49,8 @@ class Glove(MeanOfWords):
         """Count, in training rows, the texts that hold each word."""
         vectors = self._vectors()
         counts = np.zeros(len(vectors.index))
-        for word, count in document_frequencies(rows).items():
-            if word in vectors.index:
-                counts[vectors.index[word]] = count
+        for text in rows:
+            counts[np.unique(vectors.rows(text)).astype(np.int64)] += 1
         self._idf = np.log((1 + len(rows)) / (1 + counts)) + 1
 
     def _vectors(self) -> WordVectors:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ from xmbench.errors import NotFittedError, Unsupported
 from xmbench.features import Encoder, Resources
 
 from ._parameters import seed, share, whole
-from ._words import document_frequencies, words
+from ._words import words
 
 BATCH = 256
 """Training texts an update."""
@@ -22,7 +23,8 @@ class Lda(Encoder):
     """The shares of ``n_topics`` topics in a text; rows sum to 1.
 
     Words are runs of three or more letters, lower case, without English stop words, that at least
-    ``min_texts`` of the training texts hold and at most the share ``max_share`` of them. Topics are learned
+    ``min_texts`` of the training texts hold and at most the share ``max_share`` of them; of these the ``n_words``
+    with the most occurrences, words with equally many in alphabetical order. Topics are learned
     from the training texts by online variational Bayes, the prior over topics with them. A text's shares are
     the mean of its own posterior, always started from the same point, so that neither other texts nor their
     order have a say. A text without a known word has the shares of the prior.
@@ -34,6 +36,7 @@ class Lda(Encoder):
         n_topics: topics.
         min_texts: training texts that hold a word of the vocabulary, at the least.
         max_share: share of the training texts that do, at the most.
+        n_words: size of the vocabulary at the most.
         passes: passes over the training texts.
         iterations: steps at the most to fit the shares of one text.
         random_state: seed of topics and shares. One seed gives the same features in every process.
@@ -53,6 +56,7 @@ class Lda(Encoder):
         n_topics: int = 10,
         min_texts: int = 5,
         max_share: float = 0.5,
+        n_words: int = 5000,
         passes: int = 10,
         iterations: int = 100,
         random_state: int = 0,
@@ -60,6 +64,7 @@ class Lda(Encoder):
         self.n_topics = whole("lda: n_topics", n_topics, 2)
         self.min_texts = whole("lda: min_texts", min_texts)
         self.max_share = share("lda: max_share", max_share)
+        self.n_words = whole("lda: n_words", n_words)
         self.passes = whole("lda: passes", passes)
         self.iterations = whole("lda: iterations", iterations)
         self.random_state = seed("lda: random_state", random_state)
@@ -67,7 +72,7 @@ class Lda(Encoder):
 
     def provenance(self) -> dict[str, object]:
         """Name, version of the preprocessing, and the parameters."""
-        named = ("n_topics", "min_texts", "max_share", "passes", "iterations", "random_state")
+        named = ("n_topics", "min_texts", "max_share", "n_words", "passes", "iterations", "random_state")
         return {"name": "lda", "version": 1, **{name: getattr(self, name) for name in named}}
 
     def fit(self, rows: Sequence[Any], labels: NDArray[Any] | None, resources: Resources) -> None:
@@ -79,15 +84,18 @@ class Lda(Encoder):
         from gensim.models import LdaModel
         from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-        frequencies = document_frequencies(rows)
-        kept = sorted(
+        texts = [words(text) for text in rows]
+        occurrences = Counter(word for text in texts for word in text)
+        holding = Counter(word for text in texts for word in set(text))
+        eligible = [
             word
-            for word, count in frequencies.items()
+            for word, count in holding.items()
             if self.min_texts <= count <= self.max_share * len(rows)
             and len(word) > 2
             and word.isalpha()
             and word not in ENGLISH_STOP_WORDS
-        )
+        ]
+        kept = sorted(sorted(eligible, key=lambda word: (-occurrences[word], word))[: self.n_words])
         if not kept:
             raise Unsupported(
                 f"lda: no word of the {len(rows)} training texts stands in at least min_texts = {self.min_texts} and "
