@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from xmbench._io import ID_LENGTH
 from xmbench.errors import NotFittedError
 from xmbench.features import Resources
 
@@ -43,7 +44,7 @@ class Glove(MeanOfWords):
 
     def provenance(self) -> dict[str, object]:
         """Name, version of the tokenisation, weighting, hash of the vectors."""
-        return {"name": self.name, "version": 1, "idf": self.idf, "weights": GLOVE_SHA256}
+        return {"name": self.name, "version": 1, "idf": self.idf, "weights": GLOVE_SHA256[:ID_LENGTH]}
 
     def fit(self, rows: Sequence[Any], labels: NDArray[Any] | None, resources: Resources) -> None:
         """Count, in training rows, the texts that hold each word."""

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from xmbench._io import digest, file_digest
+from xmbench._io import ID_LENGTH, digest, file_digest
 from xmbench.errors import CorruptData, MissingDependency
 from xmbench.features import Encoder, Resources
 
@@ -49,7 +49,7 @@ class MiniLm(Encoder):
 
     def provenance(self) -> dict[str, object]:
         """Name, version, hash of the weights."""
-        return {"name": "minilm", "version": 1, "weights": digest(FILES)}
+        return {"name": "minilm", "version": 1, "weights": digest(FILES)[:ID_LENGTH]}
 
     def transform(self, rows: Sequence[Any], resources: Resources) -> NDArray[np.float32]:
         """(n, 384) features of n texts.

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from xmbench._io import ID_LENGTH
 from xmbench.errors import InvalidParameter, NotFittedError, RunError, Unsupported
 from xmbench.features import Encoder, Resources
 
@@ -108,14 +109,14 @@ class TextCnn(Encoder):
 
     def provenance(self) -> dict[str, object]:
         """Name, version, where the vectors come from, and the parameters of network and training."""
-        source: dict[str, object] = {"from": self.vectors}
+        source: dict[str, object] = {"vectors": self.vectors}
         if self.vectors == "corpus":
-            source |= self._word2vec()
+            source |= {f"word2vec_{name}": value for name, value in self._word2vec().items()}
         elif self.path is not None:
             self._digest = self._digest or vector_file_digest(self.path)
-            source["file_sha256"] = self._digest
+            source["file"] = self._digest[:ID_LENGTH]
         else:
-            source["weights"] = GLOVE_SHA256
+            source["weights"] = GLOVE_SHA256[:ID_LENGTH]
         named = (
             "static",
             "n_maps",
@@ -126,8 +127,7 @@ class TextCnn(Encoder):
             "patience",
             "random_state",
         )
-        parameters = {name: getattr(self, name) for name in named}
-        return {"name": "textcnn", "version": 1, "vectors": source, **parameters}
+        return {"name": "textcnn", "version": 1, **source, **{name: getattr(self, name) for name in named}}
 
     def _word2vec(self) -> dict[str, Any]:
         return {**TRAINING, "vector_size": self.vector_size, "random_state": self.random_state}

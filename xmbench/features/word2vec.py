@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
+from xmbench._io import ID_LENGTH
 from xmbench.errors import InvalidParameter, NotFittedError, Unsupported
 from xmbench.features import Resources
 
@@ -86,7 +87,7 @@ class Word2Vec(MeanOfWords):
         if self.path is None:
             return {**common, **self.training}
         self._digest = self._digest or vector_file_digest(self.path)
-        return {**common, "file_sha256": self._digest}
+        return {**common, "file": self._digest[:ID_LENGTH]}
 
     def fit(self, rows: Sequence[Any], labels: NDArray[Any] | None, resources: Resources) -> None:
         """Train the vectors on training rows."""
