@@ -80,7 +80,11 @@ def test_constraints_pin_every_dependency():
     wanted = [
         re.split(r"[<>=~ ]", item)[0]
         for item in project["dependencies"]
-        + [item for name in ("features", "mat73", "parquet", "plots", "test") for item in extras[name]]
+        + [
+            item
+            for name in ("features", "glove", "mat73", "minilm", "parquet", "plots", "test")
+            for item in extras[name]
+        ]
     ]
     assert set(wanted) <= pinned.keys()
     assert pinned["torch"] == "2.13.0"
