@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xmbench._io import atomic_write, npz_bytes, read_npz
+from xmbench._io import clean as clean  # where others look for it
 from xmbench.data import PARTS
 from xmbench.differences import COLUMNS, EXPLANATION, Claim, examine, neighbours, same_test
 from xmbench.errors import (
@@ -378,11 +378,6 @@ def _seconds(value: float | None) -> str:
 
 
 # -- rendering --------------------------------------------------------------------------------------
-
-
-def clean(text: str) -> str:
-    """One line without control characters, so that no record can steer a terminal."""
-    return " ".join("".join(c if unicodedata.category(c)[0] != "C" else " " for c in text).split())
 
 
 _ENTITIES = {"<": "&lt;", "&": "&amp;"}
