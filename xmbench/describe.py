@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from xmbench.data import Dataset
+from xmbench.data import PARTS, Dataset
 from xmbench.differences import COLUMNS, EXPLANATION, Claim
 from xmbench.errors import MissingData
 from xmbench.evaluation import RECALL_LEVELS, TASKS, Scores, TaskScores
@@ -99,7 +100,12 @@ def describe_dataset(name: str, dataset: Dataset, data_dir: Path) -> dict[str, A
         from xmbench.features import source, split_features
 
         image, text = split_features(dataset.features)
-        corpus = dataset.load(data_dir, source(dataset, "image", image), source(dataset, "text", text))
+        try:
+            corpus = dataset.load(data_dir, source(dataset, "image", image), source(dataset, "text", text))
+        except MissingData as error:  # there, but not with what the default features come from
+            found["unread"] = str(error)
+            return found
+        splits = {key: dataset.split(corpus, key, 0) for key in dataset.splits}
         labels = np.asarray(corpus.labels)
         counts = (
             labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=len(corpus.class_names))
@@ -110,9 +116,18 @@ def describe_dataset(name: str, dataset: Dataset, data_dir: Path) -> dict[str, A
             "classes": dict(zip(corpus.class_names, map(int, counts), strict=True)),
             "digest": corpus.digest[:16],
             "notes": list(corpus.notes),
-            "split_sizes": {key: dataset.split(corpus, key, 0).sizes for key in dataset.splits},
+            "split_sizes": {key: split.sizes for key, split in splits.items()},
+            "split_hashes": {
+                key: {part: ids_digest(corpus.ids[row] for row in getattr(split, part)) for part in PARTS}
+                for key, split in splits.items()
+            },
         }
     return found
+
+
+def ids_digest(ids: Iterable[str]) -> str:
+    """sha256 of the sorted ids, a line each: what ``LC_ALL=C sort | sha256sum`` makes of a list of them."""
+    return hashlib.sha256("".join(f"{name}\n" for name in sorted(ids)).encode()).hexdigest()
 
 
 def card_text(found: dict[str, Any]) -> str:
@@ -127,10 +142,16 @@ def card_text(found: dict[str, Any]) -> str:
     for key, text in found["splits"].items():
         sizes = "" if not read else " / ".join(str(n) for n in read["split_sizes"][key].values()) + ". "
         lines.append(f"split:     {key}: {sizes}{' '.join(text.split())}")
+        if read:
+            hashes = read["split_hashes"][key]
+            lines.append(f"           ids at seed 0: {', '.join(f'{k} {v[:16]}' for k, v in hashes.items())}")
     lines += [f"known:     {text}" for text in found["defects"]]
     if found["expected_files"]:
         lines.append("expected below the data directory:")
         lines += [f"  {line}" for line in found["expected_files"]]
+    if "unread" in found:
+        lines.append("state:     the files of the default features are not there: " + clean(found["unread"]))
+        return "\n".join(lines)
     if not read:
         lines.append(
             "state:     the files are not there; name the directory with --data-dir or XMBENCH_DATA_DIR"
