@@ -227,7 +227,11 @@ class _File:
     def _names(self) -> dict[str, str]:
         if self.path.suffix in PLAIN_HDF5:
             with self._hdf5() as file:
-                return dict.fromkeys(file, "HDF5")
+                import h5py
+
+                links = {name: file.get(name, getlink=True) for name in file}
+                own = [name for name, link in links.items() if isinstance(link, h5py.HardLink)]
+                return {name: "HDF5" for name in own if isinstance(file[name], h5py.Dataset)}
         found = variables(self.path)
         for name in [name for name, kind in found.items() if kind == "cell"]:
             self._open_cell(name)
@@ -238,6 +242,8 @@ class _File:
             return np.asarray(self.cells[name])
         if self.path.suffix in PLAIN_HDF5:
             with self._hdf5() as file:
+                if file[name].external or file[name].is_virtual:
+                    raise ValueError("it lies in other files; copy it into this one")
                 return np.asarray(file[name][()])
         return read_matrix(self.path.with_name(f"{self.path.name}:{name}"))
 

@@ -14,7 +14,7 @@ from scipy.sparse import csc_array
 
 from xmbench import Corpus
 from xmbench.describe import card_text, describe_dataset
-from xmbench.errors import CorruptData, MissingData, Unsupported
+from xmbench.errors import CorruptData, MissingData, MissingDependency, Unsupported
 from xmbench.registry import Registry
 
 needs_h5py = pytest.mark.skipif(find_spec("h5py") is None, reason="needs the extra `mat73`")
@@ -348,6 +348,47 @@ def test_an_hdf5_file_that_is_none_is_corrupt(data_root, content):
     (data_root / "xmedianet" / "xmedianet_deep_doc2vec_data.h5py").write_bytes(content)
     with pytest.raises(CorruptData, match=r"^xmedianet: xmedianet_deep_doc2vec_data\.h5py cannot be read"):
         xmedianet.load(data_root, "cnn", "doc2vec")
+
+
+@needs_h5py
+def test_an_hdf5_file_that_leads_to_other_files_is_refused(data_root):
+    import h5py
+
+    images, words, labels = wide(400, 0)
+    made = {"train_text": words, "train_imgs_labels": labels, "test_imgs_deep": images}
+    made |= {"test_text": words, "test_imgs_labels": labels}
+    path = data_root / "xmedianet" / "xmedianet_deep_doc2vec_data.h5py"
+    other = data_root / "other.h5"
+    save_plain(other, {"secret": images})
+    save_plain(path, made)
+    with h5py.File(path, "a") as file:
+        file["train_imgs_deep"] = h5py.ExternalLink(str(other), "secret")
+    with pytest.raises(CorruptData, match="lacks train_imgs_deep"):
+        xmedianet.load(data_root, "cnn", "doc2vec")
+    raw = data_root / "raw.bin"
+    raw.write_bytes(images.tobytes())
+    with h5py.File(path, "a") as file:
+        del file["train_imgs_deep"]
+        file.create_dataset(
+            "train_imgs_deep", images.shape, "f8", external=[(str(raw), 0, h5py.h5f.UNLIMITED)]
+        )
+    with pytest.raises(CorruptData, match="train_imgs_deep cannot be read: it lies in other files"):
+        xmedianet.load(data_root, "cnn", "doc2vec")
+
+
+@needs_h5py
+def test_without_h5py_the_extra_is_named(data_root, monkeypatch):
+    images, words, labels = wide(400, 0)
+    for dataset, name in ((xmedianet, "xmedianet_deep_doc2vec_data.h5py"), (xmedia, "XMediaFeatures.mat")):
+        path = data_root / dataset.name / name
+        (save_plain if name.endswith("h5py") else save73)(
+            path, {"x": images, "y": words, "z": labels[:, None]}
+        )
+        with monkeypatch.context() as context:
+            for module in ("xmbench.matrices", dataset.load.__module__.replace("_xmedia", "_parts")):
+                context.setattr(f"{module}.find_spec", lambda name: None)
+            with pytest.raises(MissingDependency, match=r"needs h5py; pip install 'xmbench\[mat73\]'"):
+                dataset.load(data_root, *dataset.features.split("+"))
 
 
 # -- folders -------------------------------------------------------------------------------------------
