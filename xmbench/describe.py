@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -97,6 +96,7 @@ def describe_dataset(name: str, dataset: Dataset, data_dir: Path) -> dict[str, A
         "splits": {key: inspect.getdoc(rule) or "" for key, rule in dataset.splits.items()},
     }
     if found["present"]:
+        from xmbench.audit import id_hash
         from xmbench.features import source, split_features
 
         image, text = split_features(dataset.features)
@@ -118,16 +118,11 @@ def describe_dataset(name: str, dataset: Dataset, data_dir: Path) -> dict[str, A
             "notes": list(corpus.notes),
             "split_sizes": {key: split.sizes for key, split in splits.items()},
             "split_hashes": {
-                key: {part: ids_digest(corpus.ids[row] for row in getattr(split, part)) for part in PARTS}
+                key: {part: id_hash(corpus, getattr(split, part)) for part in PARTS}
                 for key, split in splits.items()
             },
         }
     return found
-
-
-def ids_digest(ids: Iterable[str]) -> str:
-    """sha256 of the sorted ids, a line each: what ``LC_ALL=C sort | sha256sum`` makes of a list of them."""
-    return hashlib.sha256("".join(f"{name}\n" for name in sorted(ids)).encode()).hexdigest()
 
 
 def card_text(found: dict[str, Any]) -> str:
