@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from xmbench._io import clean, digest, files_digest
 from xmbench.data import Corpus, Dataset, DatasetCard, Split, draw, hash_order
-from xmbench.errors import CorruptData, MissingData, Unsupported
+from xmbench.errors import CorruptData, InvalidInput, MissingData, Unsupported
+from xmbench.matrices import read_matrix
 
 from ._parts import CNN, DOC2VEC, class_names, only_file, read_parts
 
@@ -23,6 +24,9 @@ SELECTION_SEED = 0
 """Seed of the draw of 1,000 images for each concept; it is no split seed, for all splits are of these images."""
 
 LISTS = {"all": "Imagelist.txt", "train": "TrainImagelist.txt", "test": "TestImagelist.txt"}
+
+ARRAYS = (".npy", ".npz", ".mat")
+"""Suffixes under which a matrix of all images may lie in place of its text file, one array a file."""
 
 LOW_LEVEL = {
     "ch": (64, "Normalized_CH.dat", "colour histogram"),
@@ -33,6 +37,9 @@ LOW_LEVEL = {
     "bow": (500, "BoW_int.dat", "bag of visual words over SIFT, counts"),
 }
 """Feature -> columns, the file of all images in ``Low_Level_Features/``, and what it is."""
+
+OWN = "fc7"
+"""Features of one's own network: ``Low_Level_Features/fc7`` with a suffix of ``ARRAYS``, any number of columns."""
 
 PREPARED = (
     "nus_wide-10k_deep_doc2vec-corr-ae.h5py",
@@ -87,6 +94,7 @@ class NusWide10k(Dataset):
             "nus_wide/NUS_WID_Tags/AllTags1k.txt   (or Train_Tags1k.dat and Test_Tags1k.dat, with their two lists)",
             "nus_wide/NUS_WID_Tags/All_Tags.txt   (for raw texts alone)",
             "nus_wide/Low_Level_Features/BoW_int.dat, Normalized_{CH,CORR,EDH,WT,CM55}.dat   (those asked for)",
+            "    each matrix of all images may be a .npy, .npz or .mat file of that name; so may fc7, of one's own",
             "nus_wide/Flickr/<folder>/<name>.jpg, as in Imagelist.txt   (for raw images alone; images/ is read too)",
             "or, for cnn+doc2vec, a prepared file: nus_wide/{" + ",".join(PREPARED) + "}",
         ),
@@ -107,6 +115,7 @@ class NusWide10k(Dataset):
     stored: ClassVar = {
         "image": {
             **{name: f"{width}: {what} ({file})" for name, (width, file, what) in LOW_LEVEL.items()},
+            OWN: "outputs of a network for all images (Low_Level_Features/fc7.npy, .npz or .mat)",
             "low_level": "634: ch, corr, edh, wt and cm55 side by side",
             "cnn": "outputs of a convolutional network (prepared file, with doc2vec)",
         },
@@ -120,6 +129,7 @@ class NusWide10k(Dataset):
         **dict.fromkeys(LOW_LEVEL, "zscore"),
         "bow": "l2_center_scale",
         "low_level": "zscore",
+        OWN: "l2_center_scale",
         "cnn": "l2_center_scale",
         "tags1k": "l2_center_scale",
         "doc2vec": "l2_center_scale",
@@ -142,8 +152,8 @@ class NusWide10k(Dataset):
         wrong = {image, text} & {"cnn", "doc2vec"}
         if wrong or image not in ("raw", *self.stored["image"]) or text not in ("raw", *self.stored["text"]):
             raise Unsupported(
-                f"nus_wide_10k pairs raw images, low_level or one of {', '.join(LOW_LEVEL)} with raw tags or tags1k, "
-                f"and cnn with doc2vec of a prepared file; got {image!r} and {text!r}"
+                f"nus_wide_10k pairs raw images, {OWN}, low_level or one of {', '.join(LOW_LEVEL)} with raw tags "
+                f"or tags1k, and cnn with doc2vec of a prepared file; got {image!r} and {text!r}"
             )
         if not all((root / path).exists() for path in self.required):
             raise MissingData(
@@ -305,6 +315,14 @@ def _images(lines: _Lines, chosen: _Chosen, name: str) -> tuple[Any, list[Path],
     if name == "raw":
         paths = _image_paths(lines, chosen)
         return paths, paths, []
+    if name == OWN:
+        places = [f"{OWN}{suffix}" for suffix in ARRAYS]
+        path = only_file(lines.root / "Low_Level_Features", places, "nus_wide_10k")
+        if path is None:
+            raise MissingData(
+                f"nus_wide_10k: none of {', '.join(places)} is in {lines.root / 'Low_Level_Features'}"
+            )
+        return _array_rows(path, chosen.rows, len(lines.ids), None), [path], []
     names = [one for one in LOW_LEVEL if one != "bow"] if name == "low_level" else [name]
     blocks, used = [], []
     for one in names:
@@ -339,12 +357,18 @@ def _spellings(file: str) -> tuple[str, tuple[str, str]]:
 
 
 def _table(
-    lines: _Lines, rows: NDArray[np.int64], folder: str, files: tuple[str, tuple[str, str]], width: int
+    lines: _Lines,
+    rows: NDArray[np.int64],
+    folder: str,
+    files: tuple[str, tuple[str, str]],
+    width: int,
 ) -> tuple[NDArray[np.float32], list[Path]]:
-    """Rows of a text matrix of all images, from one file or from the two of the official parts, and what was read."""
-    whole, pair = lines.root / folder / files[0], [lines.root / folder / name for name in files[1]]
-    if whole.is_file():
-        return _table_rows(whole, rows, len(lines.ids), width), [whole]
+    """Rows of a matrix of all images, from one file or the two of the official parts, and what was read."""
+    stem, pair = files[0].rpartition(".")[0], [lines.root / folder / name for name in files[1]]
+    places = [files[0], *(f"{stem}{suffix}" for suffix in ARRAYS)]
+    if whole := only_file(lines.root / folder, places, "nus_wide_10k"):
+        read = _array_rows if whole.suffix in ARRAYS else _table_rows
+        return read(whole, rows, len(lines.ids), width), [whole]
     if not all(path.is_file() for path in pair):
         raise MissingData(
             f"nus_wide_10k: neither {folder}/{files[0]} nor {folder}/{' and '.join(files[1])} is in {lines.root}"
@@ -364,6 +388,18 @@ def _table(
         inside = np.array([place[wanted[i]][1] for i in at], dtype=np.int64)
         table[at] = _table_rows(path, inside, sum(one == file for one, _ in place.values()), width)
     return table, [*pair, *lists]
+
+
+def _array_rows(path: Path, rows: NDArray[np.int64], n: int, width: int | None) -> NDArray[np.float32]:
+    """The wanted rows of the array of ``n`` rows in a file; of a .npy file nothing else is read."""
+    try:
+        array = read_matrix(path)
+    except InvalidInput as error:
+        raise CorruptData(f"nus_wide_10k: {error}") from error
+    if array.ndim != 2 or len(array) != n or (width is not None and array.shape[1] != width):
+        wanted = f"({n:,}, {width if width is not None else 'any'})"
+        raise CorruptData(f"nus_wide_10k: {path.name} has shape {array.shape}, expected {wanted}")
+    return np.asarray(array[rows], dtype=np.float32)
 
 
 def _table_rows(path: Path, rows: NDArray[np.int64], n: int, width: int) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
+from scipy.io import savemat
 
 from xmbench import Corpus
 from xmbench.datasets.nus_wide_10k import CONCEPTS, LOW_LEVEL, PREPARED, NusWide10k
@@ -199,6 +200,48 @@ def test_files_of_the_two_official_parts_give_the_same_rows(miniature):
     (miniature / "NUS_WID_Tags/Test_Tags1k.dat").unlink()
     with pytest.raises(MissingData, match=r"neither NUS_WID_Tags/AllTags1k\.txt nor .*Test_Tags1k\.dat"):
         load(miniature)
+
+
+def save(path: Path, array: np.ndarray) -> None:
+    if path.suffix == ".npy":
+        np.save(path, array)
+    elif path.suffix == ".npz":
+        np.savez(path, array)
+    else:
+        savemat(path, {"anything": array})
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".mat"])
+def test_matrices_may_be_array_files(miniature, suffix):
+    before = load(miniature)
+    for stem, values in (
+        ("NUS_WID_Tags/AllTags1k", original.tags1k),
+        ("Low_Level_Features/BoW_int", original.low["bow"]),
+    ):
+        save(miniature / f"{stem}{suffix}", values)
+        with pytest.raises(CorruptData, match="keep one of them"):
+            load(miniature)
+        (miniature / f"{stem}{'.txt' if 'Tags' in stem else '.dat'}").unlink()
+    after = load(miniature)
+    assert_array_equal(after.images, before.images)
+    assert_array_equal(after.texts, before.texts)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".mat"])
+def test_features_of_ones_own_network_are_read(miniature, suffix):
+    with pytest.raises(MissingData, match=r"none of fc7\.npy, fc7\.npz, fc7\.mat is in"):
+        load(miniature, "fc7")
+    own = np.random.default_rng(0).random((len(original.names), 9))
+    path = miniature / f"Low_Level_Features/fc7{suffix}"
+    save(path, own)
+    corpus = load(miniature, "fc7")
+    assert_array_equal(corpus.images, own[rows_of(corpus)].astype(np.float32))
+    save(path, own[:-1])
+    with pytest.raises(CorruptData, match=rf"fc7\{suffix} has shape \(364, 9\), expected \(365, any\)"):
+        load(miniature, "fc7")
+    path.write_bytes(path.read_bytes()[:90])
+    with pytest.raises(CorruptData, match=rf"^nus_wide_10k: fc7\{suffix}"):
+        load(miniature, "fc7")
 
 
 def test_the_list_may_have_its_other_spelling(miniature):
