@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from xmbench._io import digest, file_digest
+from xmbench._io import clean, digest, file_digest
 from xmbench.data import Corpus, Dataset, DatasetCard, Region, Split, draw
 from xmbench.errors import CorruptData, MissingData, Unsupported
 
@@ -290,7 +290,7 @@ def _images(root: Path, year: str, kept: list[tuple[str, _Item]]) -> tuple[list[
     if missing:
         part, name = missing[0]
         raise MissingData(
-            f"mscoco: {len(missing):,} of {len(kept):,} images are missing, first: {folders[part] / name}"
+            f"mscoco: {len(missing):,} of {len(kept):,} images are missing, first: {clean(str(folders[part] / name))}"
         )
     sizes = [listed[part][item.file_name].stat().st_size for part, item in kept]
     return [folders[part] / item.file_name for part, item in kept], sizes

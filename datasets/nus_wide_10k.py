@@ -344,7 +344,8 @@ def _image_paths(lines: _Lines, chosen: _Chosen) -> list[Path]:
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise MissingData(
-            f"nus_wide_10k: {len(missing):,} of {len(paths):,} chosen images are missing, first: {missing[0]}"
+            f"nus_wide_10k: {len(missing):,} of {len(paths):,} chosen images are missing, "
+            f"first: {clean(str(missing[0]))}"
         )
     return paths
 
@@ -381,7 +382,7 @@ def _table(
     if strangers:
         raise CorruptData(
             f"nus_wide_10k: {len(strangers):,} chosen images are neither in {lists[0].name} nor in {lists[1].name}, "
-            f"first: {strangers[0]}"
+            f"first: {clean(strangers[0])}"
         )
     for file, path in enumerate(pair):
         at = np.array([i for i, name in enumerate(wanted) if place[name][0] == file], dtype=np.int64)

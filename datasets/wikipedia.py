@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from xmbench._io import files_digest
+from xmbench._io import clean, files_digest
 from xmbench.data import Corpus, Dataset, DatasetCard, Download, Split, draw
 from xmbench.errors import CorruptData, MissingData, Unsupported
 
@@ -215,7 +215,7 @@ def _check_images(root: Path, images: list[Path]) -> None:
     if missing:
         place = missing[0].relative_to(root).as_posix()
         raise MissingData(
-            f"wikipedia: {len(missing):,} of {len(images):,} images are missing, first: {place}"
+            f"wikipedia: {len(missing):,} of {len(images):,} images are missing, first: {clean(place)}"
         )
 
 

@@ -12,6 +12,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from xmbench import Corpus
+from xmbench.describe import card_text, describe_dataset
 from xmbench.errors import CorruptData, MissingData, Unsupported
 from xmbench.registry import Registry
 
@@ -343,6 +344,16 @@ def test_an_image_without_a_label_need_not_be_there(miniature):
         if int(path.stem.rpartition("_")[2]) not in ids:
             path.unlink()
     assert len(load(miniature)) == 90
+
+
+def test_names_from_the_annotations_cannot_steer_the_terminal(miniature):
+    for part in ("train", "val"):
+        edit(miniature, f"instances_{part}2014.json", first("categories", name="kind \x1b[2J90"))
+    assert "\x1b" not in card_text(describe_dataset("mscoco", mscoco, miniature))
+    edit(miniature, "instances_val2014.json", first("images", file_name="a\x1b[2J.jpg"))
+    with pytest.raises(MissingData, match="1 of 90 images are missing") as raised:
+        load(miniature)
+    assert "\x1b" not in str(raised.value)
 
 
 def test_a_missing_folder_of_images_is_named(miniature):

@@ -153,8 +153,10 @@ def card_text(found: dict[str, Any]) -> str:
         )
         return "\n".join(lines)
     lines.append(f"read:      {read['pairs']:,} pairs in {read['groups']:,} groups, digest {read['digest']}")
-    lines += [f"           {note}" for note in read["notes"]]
-    lines.append("classes:   " + ", ".join(f"{name} {count}" for name, count in read["classes"].items()))
+    lines += [f"           {clean(note)}" for note in read["notes"]]
+    lines.append(
+        "classes:   " + ", ".join(f"{clean(name)} {count}" for name, count in read["classes"].items())
+    )
     return "\n".join(lines)
 
 
