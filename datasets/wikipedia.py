@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from xmbench._io import files_digest
+from xmbench._io import clean, files_digest
 from xmbench.data import Corpus, Dataset, DatasetCard, Download, Split, draw
 from xmbench.errors import CorruptData, MissingData, Unsupported
 
@@ -64,7 +64,7 @@ def _grouped(corpus: Corpus, seed: int) -> Split:
 
 
 class Wikipedia(Dataset):
-    """Reads the official features, the two lists and, for raw texts, the article sections."""
+    """Reads the official features, the two lists and, for raw images and texts, the photographs and sections."""
 
     card = DatasetCard(
         title="Wikipedia",
@@ -77,6 +77,7 @@ class Wikipedia(Dataset):
             "wikipedia/wikipedia_dataset/{trainset,testset}_txt_img_cat.list",
             "wikipedia/wikipedia_dataset/categories.list",
             "wikipedia/wikipedia_dataset/texts/<text id>.xml   (for raw texts alone)",
+            "wikipedia/wikipedia_dataset/images/<category>/<image id>.jpg   (for raw images alone)",
         ),
         pairs=2866,
         image_text="images of featured articles, each with the section of the article that shows it",
@@ -105,14 +106,17 @@ class Wikipedia(Dataset):
     splits: ClassVar = {"official": _official, "cmgans": _cmgans, "acmr": _acmr, "grouped": _grouped}
 
     def load(self, data_dir: Path, image: str, text: str) -> Corpus:
-        """Read lists and features, and the texts if asked for; see :meth:`xmbench.data.Dataset.load`."""
-        if image == "raw":
+        """Read lists and features, and raw images or texts if asked for; see :meth:`xmbench.data.Dataset.load`."""
+        if image not in ("sift", "raw") or text not in ("lda", "raw"):
             raise Unsupported(
-                "wikipedia's images are not part of the archive that is read; image features: sift"
+                f"wikipedia stores sift and lda, and raw images and texts; got {image!r} and {text!r}"
             )
-        if image != "sift" or text not in ("lda", "raw"):
-            raise Unsupported(f"wikipedia stores sift and lda, and raw texts; got {image!r} and {text!r}")
         root = self.folder(data_dir)
+        if image == "raw" and not (root / "images").is_dir():
+            raise Unsupported(
+                "wikipedia's images are not part of the archive that is read: there is no folder images in "
+                f"{root}; image features: sift"
+            )
         entries = [(part, *line) for part, name in LISTS.items() for line in _list(root / name)]
         matrices = _features(root / "raw_features.mat")
         sizes = tuple(sum(entry[0] == part for entry in entries) for part in LISTS)
@@ -123,6 +127,7 @@ class Wikipedia(Dataset):
                     f"wikipedia: the lists name {sizes} pairs, {modality}_tr and {modality}_te of "
                     f"raw_features.mat have {rows} rows"
                 )
+        images: Any
         images, topics = (np.vstack([matrices[f"{m}_tr"], matrices[f"{m}_te"]]) for m in "IT")
         names = tuple(line.strip() for line in _lines(root / "categories.list"))
         if not entries:
@@ -134,6 +139,14 @@ class Wikipedia(Dataset):
         articles = tuple(entry[1].rpartition("-")[0] for entry in entries)
         notes = [f"{len(set(articles)):,} articles"]
         texts: Any = topics
+        if image == "raw":
+            images = [
+                root / "images" / names[label] / f"{entry[2]}.jpg"
+                for label, entry in zip(labels, entries, strict=True)
+            ]
+            _check_images(root, images)
+            used += images
+            notes.append(f"{len(set(images)):,} images")
         if text == "raw":
             paths = [root / "texts" / f"{entry[1]}.xml" for entry in entries]
             texts = [_body(path) for path in paths]
@@ -191,6 +204,19 @@ def _features(path: Path) -> dict[str, NDArray[np.float64]]:
                 f"wikipedia: {modality}_tr and {modality}_te in {path.name} have {widths[0]} and {widths[1]} columns"
             )
     return {name: found[name] for name in wanted}
+
+
+def _check_images(root: Path, images: list[Path]) -> None:
+    """Refuse names that lead out of the folder, and images that are not there."""
+    for path in images:
+        if path.parent.parent != root / "images" or "\0" in path.name or ".." in path.parts:
+            raise CorruptData(f"wikipedia: the lists name the image {path.name!r}, which is no file name")
+    missing = [path for path in images if not path.is_file()]
+    if missing:
+        place = missing[0].relative_to(root).as_posix()
+        raise MissingData(
+            f"wikipedia: {len(missing):,} of {len(images):,} images are missing, first: {clean(place)}"
+        )
 
 
 def _body(path: Path) -> str:

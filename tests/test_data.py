@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
 
 from xmbench import Corpus, Dataset, DatasetCard, Pairs, Ragged, Split
-from xmbench.data import Features, check_labels, check_matrix, draw, prepare
+from xmbench.data import Features, check_labels, check_matrix, draw, hash_order, prepare
 from xmbench.errors import CorruptData, InvalidInput, MissingData, UnknownName
 
 # -- matrices ---------------------------------------------------------------------------------------
@@ -385,6 +386,87 @@ def test_groups_are_never_split():
         assert sum(len(rows) for rows in subsets) == 200
         for wanted, rows in zip((120, 40), subsets, strict=False):  # half a group off in each class at most
             assert abs(len(rows) - wanted) <= 4 * largest / 2
+
+
+def several(n: int, seed: int) -> np.ndarray:
+    """Labels of n items in eight classes, from one in two items to one in fifty, at least one an item."""
+    rng = np.random.default_rng(seed)
+    labels = rng.random((n, 8)) < np.array([0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02])
+    labels[~labels.any(axis=1), 0] = True
+    return labels
+
+
+def several_corpus(labels: np.ndarray, **changes) -> Corpus:
+    names = tuple(f"class-{i}" for i in range(labels.shape[1]))
+    corpus = make_corpus(np.zeros(len(labels), dtype=int), **changes)
+    return replace(corpus, labels=labels, class_names=names)
+
+
+def test_items_of_several_classes_count_for_the_rarest():
+    labels = several(1000, 0)
+    sizes = labels.sum(axis=0)
+    strata = np.array([min(np.flatnonzero(row), key=lambda i: (sizes[i], i)) for row in labels])
+    subsets = draw(several_corpus(labels), np.arange(1000), 3, [200, 0.1])
+    expected = draw(make_corpus(strata), np.arange(1000), 3, [200, 0.1])
+    for rows, same in zip(subsets, expected, strict=True):
+        assert_array_equal(rows, same)
+
+
+def test_rare_classes_get_their_shares_where_items_have_several():
+    """Of the rarest class nothing is left to chance; of no class a draw is worse than one without labels."""
+    errors: dict[str, list[np.ndarray]] = {"by class": [], "by chance": []}
+    for seed in range(40):
+        labels = several(500, seed)
+        for kind, corpus in (
+            ("by class", several_corpus(labels)),
+            ("by chance", make_corpus(np.zeros(500, dtype=int))),
+        ):
+            rows, _ = draw(corpus, np.arange(500), seed, [0.2])
+            assert len(rows) == 100
+            errors[kind].append(np.abs(labels[rows].sum(axis=0) - 0.2 * labels.sum(axis=0)))
+    by_class, by_chance = (np.mean(errors[kind], axis=0) for kind in ("by class", "by chance"))
+    assert (np.array(errors["by class"])[:, 7] < 1).all()
+    assert (by_class[4:] < 0.75 * by_chance[4:]).all()
+    assert (by_class < 1.1 * by_chance).all()
+
+
+def test_the_rarest_class_is_that_of_the_rows_drawn_from():
+    labels = np.zeros((60, 2), dtype=bool)
+    labels[:40, 0] = labels[20:, 1] = True  # 20 of one, 20 of both, 20 of the other
+    rows = np.arange(10, 60)  # here class 0 is the rarer one
+    subset, _ = draw(several_corpus(labels), rows, 0, [0.5])
+    assert int(labels[subset, 0].sum()) == 15
+
+
+def test_one_hot_labels_draw_what_numbers_draw():
+    numbers = np.random.default_rng(0).integers(0, 5, 200)
+    for grouped in (False, True):
+        groups = [f"group-{i // 3}" for i in range(200)]
+        one = draw(make_corpus(numbers, groups=groups), np.arange(200), 1, [0.3, 20], grouped=grouped)
+        two = draw(
+            several_corpus(np.eye(5, dtype=bool)[numbers], groups=groups),
+            np.arange(200),
+            1,
+            [0.3, 20],
+            grouped=grouped,
+        )
+        for first, second in zip(one, two, strict=True):
+            assert_array_equal(first, second)
+
+
+def test_items_of_no_class_count_for_a_class_of_their_own():
+    labels = several(100, 0)
+    labels[:20] = False
+    subset, _ = draw(several_corpus(labels), np.arange(100), 0, [0.25])
+    assert (subset < 20).sum() == 5
+
+
+def test_the_order_by_hash_is_the_same_everywhere():
+    names = [f"item-{i}" for i in range(50)]
+    order = hash_order(names, 7)
+    assert sorted(order) == list(range(50))
+    keys = [hashlib.sha256(f"7/{names[i]}".encode()).hexdigest() for i in order]
+    assert keys == sorted(keys)
 
 
 @pytest.mark.parametrize("quotas", [[101], [60, 41], [0.7, 0.4], [-1], [-0.1], [float("nan")]], ids=str)

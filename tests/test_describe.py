@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
@@ -86,6 +87,19 @@ def test_the_card_of_present_data_tells_what_was_read(tmp_path):
     written = card_text(found)
     assert f"{read['pairs']:,} pairs" in written and read["digest"] in written
     assert all(f"{name} {count}" in written for name, count in read["classes"].items())
+
+
+def test_the_card_names_the_ids_of_each_part_by_a_hash_that_anyone_can_make(tmp_path):
+    dataset = REGISTRY.dataset("emoji")
+    found = describe_dataset("emoji", dataset, tmp_path)
+    corpus = dataset.load(tmp_path, "lite0", "raw")
+    split = dataset.split(corpus, "grouped", 0)
+    hashes = found["read"]["split_hashes"]["grouped"]
+    assert set(hashes) == {"train", "validation", "test"}
+    for part, value in hashes.items():
+        lines = sorted(f"{corpus.ids[row]}\n".encode() for row in getattr(split, part))
+        assert value == hashlib.sha256(b"".join(lines)).hexdigest()
+        assert f"{part} {value[:16]}" in card_text(found)
 
 
 def test_presence_is_that_of_the_required_files(tmp_path):

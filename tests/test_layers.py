@@ -30,6 +30,7 @@ FLOORS = {
     "_io": 1,
     "_preload": 1,
     "data": 2,
+    "matrices": 2,
     "protocol": 2,
     "registry": 2,
     "method": 3,
@@ -44,7 +45,6 @@ FLOORS = {
     "plan": 7,
     "executor": 7,
     "leaderboard": 7,
-    "matrices": 7,
     "packing": 7,
     "plot": 7,
     "published": 7,
@@ -82,7 +82,7 @@ ALLOWED = {
         "nn",
         "training",
     },
-    "datasets": {"errors", "data", "_io"},
+    "datasets": {"errors", "data", "matrices", "_io"},
 }
 """What plugins may import, where that is less than the floors below."""
 

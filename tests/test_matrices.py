@@ -20,7 +20,7 @@ from scipy.sparse import csc_matrix
 from xmbench import cli, matrices
 from xmbench.errors import InvalidInput, MissingData, MissingDependency
 from xmbench.evaluation import evaluate
-from xmbench.matrices import read_matrix
+from xmbench.matrices import read_matrix, variables
 
 fixed = settings(derandomize=True, database=None, deadline=None, max_examples=150)
 
@@ -467,6 +467,31 @@ def test_a_folder_s_name_adds_no_column(tmp_path):
 
 
 # -- MATLAB -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".mat", ".v73.mat"])
+def test_the_variables_of_a_matlab_file_are_named(tmp_path, suffix):
+    path = tmp_path / f"data{suffix}"
+    made = {"first": ROWS, "second": ROWS.astype(np.float32)}
+    if suffix == ".mat":
+        savemat(path, {**made, "names": "words", "cells": np.array([ROWS, "x"], dtype=object)})
+    else:
+        write_mat73(path, made)
+    found = variables(path)
+    assert set(made) <= set(found)
+    assert found["first"] == "double"
+    if suffix == ".mat":
+        assert (found["second"], found["names"], found["cells"]) == ("single", "char", "cell")
+
+
+@pytest.mark.parametrize("content", [b"", b"MATLAB", b"<html>" * 100, bytes(600)])
+def test_a_file_without_variables_is_refused(tmp_path, content):
+    path = tmp_path / "data.mat"
+    with pytest.raises(MissingData, match="does not exist"):
+        variables(path)
+    path.write_bytes(content)
+    with pytest.raises(InvalidInput, match=r"data\.mat cannot be read as a \.mat file"):
+        variables(path)
 
 
 @pytest.mark.parametrize("suffix", [".mat", ".v73.mat"])

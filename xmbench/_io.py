@@ -1,4 +1,4 @@
-"""Files and hashes: whole files or none, and digests that mean the same on every machine."""
+"""Files, hashes and names: whole files or none, digests that are the same everywhere, text fit for a terminal."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import threading
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -124,6 +125,11 @@ def imported_siblings(path: Path) -> list[Path]:
                         found.append(sibling)
                         queue.append(sibling)
     return found[:1] + sorted(found[1:])
+
+
+def clean(text: str) -> str:
+    """One line without control characters, so that no record can steer a terminal."""
+    return " ".join("".join(c if unicodedata.category(c)[0] != "C" else " " for c in text).split())
 
 
 def _tree(node: object) -> object:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -465,8 +466,12 @@ def draw(
     Within each class, items are put in the order of sha256(seed / id) and cut. No random generator is
     involved, so a draw is the same on every machine, for every version of numpy and in any row order.
 
+    An item of several classes counts for the rarest of them among ``rows`` (the first of equally rare ones), so
+    that classes with few items, which chance would treat worst, get their shares; an item of no class counts for
+    a class of its own.
+
     Args:
-        corpus: for labels (single-label), ids and groups.
+        corpus: for labels, ids and groups.
         rows: rows to draw from.
         seed: the split seed.
         quotas: for each subset its size; a fraction of the class below 1, else items over all classes,
@@ -478,24 +483,38 @@ def draw(
     """
     unit = np.array([corpus.groups[row] if grouped else corpus.ids[row] for row in rows])
     names, member = np.unique(unit, return_inverse=True)
-    classes = np.asarray(corpus.labels)[rows]
+    classes = _strata(np.asarray(corpus.labels)[rows])
     votes = np.zeros((len(names), int(classes.max()) + 1), dtype=np.int64)
     np.add.at(votes, (member, classes), 1)
     labels = votes.argmax(axis=1)  # a group's class is that of most of its rows, the first of several
     weights = np.bincount(member)
-    order = sorted(range(len(names)), key=lambda i: hashlib.sha256(f"{seed}/{names[i]}".encode()).digest())
+    order = hash_order([str(name) for name in names], seed)
     by_class = {int(label): [i for i in order if labels[i] == label] for label in np.unique(labels)}
     sizes = {label: int(weights[units].sum()) for label, units in by_class.items()}
     subsets: list[list[int]] = [[] for _ in range(len(quotas) + 1)]
     for label, shares in _shares(sizes, quotas).items():
-        queue = list(by_class[label])
+        queue = deque(by_class[label])
         for subset, share in zip(subsets, shares, strict=False):
             taken = 0
             while queue and taken + weights[queue[0]] / 2 <= share:
                 taken += weights[queue[0]]
-                subset.append(queue.pop(0))
+                subset.append(queue.popleft())
         subsets[-1].extend(queue)
     return [np.sort(rows[np.isin(member, subset)]) for subset in subsets]
+
+
+def hash_order(names: Sequence[str], seed: int) -> list[int]:
+    """The positions of ``names`` in the order of sha256(seed / name)."""
+    return sorted(range(len(names)), key=lambda i: hashlib.sha256(f"{seed}/{names[i]}".encode()).digest())
+
+
+def _strata(labels: NDArray[Any]) -> NDArray[np.int64]:
+    """The class that each row counts for: its own, or of several the rarest; after the last if it has none."""
+    if labels.ndim == 1:
+        return labels
+    held = labels.astype(bool)
+    rarity = np.where(held, held.sum(axis=0), len(held) + 1)
+    return np.asarray(np.where(held.any(axis=1), rarity.argmin(axis=1), held.shape[1]), dtype=np.int64)
 
 
 def _shares(sizes: Mapping[int, int], quotas: Sequence[float]) -> dict[int, list[int]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from xmbench.data import Dataset
+from xmbench.data import PARTS, Dataset
 from xmbench.differences import COLUMNS, EXPLANATION, Claim
 from xmbench.errors import MissingData
 from xmbench.evaluation import RECALL_LEVELS, TASKS, Scores, TaskScores
@@ -174,11 +174,17 @@ def describe_dataset(
         "splits": {key: inspect.getdoc(rule) or "" for key, rule in dataset.splits.items()},
     }
     if found["present"]:
+        from xmbench.audit import id_hash
         from xmbench.features import source, split_features
 
         image, text = split_features(dataset.features)
         wanted = source(dataset, "image", image, registry), source(dataset, "text", text, registry)
-        corpus = dataset.load(data_dir, *wanted)
+        try:
+            corpus = dataset.load(data_dir, *wanted)
+        except MissingData as error:  # there, but not with what the default features come from
+            found["unread"] = str(error)
+            return found
+        splits = {key: dataset.split(corpus, key, 0) for key in dataset.splits}
         labels = np.asarray(corpus.labels)
         counts = (
             labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=len(corpus.class_names))
@@ -189,7 +195,11 @@ def describe_dataset(
             "classes": dict(zip(corpus.class_names, map(int, counts), strict=True)),
             "digest": corpus.digest[:16],
             "notes": list(corpus.notes),
-            "split_sizes": {key: dataset.split(corpus, key, 0).sizes for key in dataset.splits},
+            "split_sizes": {key: split.sizes for key, split in splits.items()},
+            "split_hashes": {
+                key: {part: id_hash(corpus, getattr(split, part)) for part in PARTS}
+                for key, split in splits.items()
+            },
         }
     return found
 
@@ -206,18 +216,26 @@ def card_text(found: dict[str, Any]) -> str:
     for key, text in found["splits"].items():
         sizes = "" if not read else " / ".join(str(n) for n in read["split_sizes"][key].values()) + ". "
         lines.append(f"split:     {key}: {sizes}{' '.join(text.split())}")
+        if read:
+            hashes = read["split_hashes"][key]
+            lines.append(f"           ids at seed 0: {', '.join(f'{k} {v[:16]}' for k, v in hashes.items())}")
     lines += [f"known:     {text}" for text in found["defects"]]
     if found["expected_files"]:
         lines.append("expected below the data directory:")
         lines += [f"  {line}" for line in found["expected_files"]]
+    if "unread" in found:
+        lines.append("state:     the files of the default features are not there: " + clean(found["unread"]))
+        return "\n".join(lines)
     if not read:
         lines.append(
             "state:     the files are not there; name the directory with --data-dir or XMBENCH_DATA_DIR"
         )
         return "\n".join(lines)
     lines.append(f"read:      {read['pairs']:,} pairs in {read['groups']:,} groups, digest {read['digest']}")
-    lines += [f"           {note}" for note in read["notes"]]
-    lines.append("classes:   " + ", ".join(f"{name} {count}" for name, count in read["classes"].items()))
+    lines += [f"           {clean(note)}" for note in read["notes"]]
+    lines.append(
+        "classes:   " + ", ".join(f"{clean(name)} {count}" for name, count in read["classes"].items())
+    )
     return "\n".join(lines)
 
 

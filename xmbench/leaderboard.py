@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xmbench._io import atomic_write, npz_bytes, read_npz
+from xmbench._io import clean as clean  # where others look for it
 from xmbench.data import PARTS
 from xmbench.differences import (
     COLUMNS,
@@ -479,11 +480,6 @@ def _seconds(value: float | None) -> str:
 
 
 # -- rendering --------------------------------------------------------------------------------------
-
-
-def clean(text: str) -> str:
-    """One line without control characters, so that no record can steer a terminal."""
-    return " ".join("".join(c if unicodedata.category(c)[0] != "C" else " " for c in text).split())
 
 
 _ENTITIES = {"<": "&lt;", "&": "&amp;"}

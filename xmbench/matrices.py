@@ -13,8 +13,8 @@ from zipfile import is_zipfile
 import numpy as np
 from numpy.typing import NDArray
 
+from xmbench._io import clean
 from xmbench.errors import InvalidInput, MissingData, MissingDependency, XmbenchError
-from xmbench.leaderboard import clean
 
 _NAMED = re.compile(r"(.+\.(?:npz|mat|parquet)):(.+)", flags=re.DOTALL)
 _HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -49,6 +49,25 @@ def read_matrix(path: Path, *, labels: bool = False) -> NDArray[Any]:
         reason = clean(str(error)) or type(error).__name__
         raise InvalidInput(f"{path.name} cannot be read as an array of numbers: {reason}") from error
     return _whole(array) if labels else array
+
+
+def variables(path: Path) -> dict[str, str]:
+    """Name -> MATLAB type of the variables of a .mat file: ``double``, ``single``, ``cell``, ...
+
+    Raises:
+        MissingData: there is no such file.
+        InvalidInput: it is damaged.
+        MissingDependency: the extra ``mat73``, for MATLAB 7.3 files, is not installed.
+    """
+    if not path.is_file():
+        raise MissingData(f"{path} does not exist")
+    try:
+        return _hdf5_variables(path) if _is_hdf5(path) else _v5_variables(path)
+    except XmbenchError:
+        raise
+    except Exception as error:  # as in read_matrix
+        reason = clean(str(error)) or type(error).__name__
+        raise InvalidInput(f"{path.name} cannot be read as a .mat file: {reason}") from error
 
 
 def _whole(array: NDArray[Any]) -> NDArray[Any]:
@@ -261,10 +280,39 @@ def _no_nulls(path: Path, column: str | None, count: int) -> None:
 # -- MATLAB --------------------------------------------------------------------------------------------
 
 
-def _mat(path: Path, name: str | None) -> NDArray[Any]:
+def _is_hdf5(path: Path) -> bool:
     with path.open("rb") as stream:
         head = stream.read(520)
-    if _HDF5 in (head[:8], head[512:]):
+    return _HDF5 in (head[:8], head[512:])
+
+
+def _v5_variables(path: Path) -> dict[str, str]:
+    from scipy.io import whosmat
+
+    return {name: kind for name, _, kind in whosmat(str(path), appendmat=False) if not name.startswith("__")}
+
+
+def _hdf5_variables(path: Path) -> dict[str, str]:
+    _need("h5py", path, "mat73")
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        return {name: _hdf5_kind(file[name]) for name in file if not name.startswith("#")}
+
+
+def _hdf5_kind(data: Any) -> str:
+    import h5py
+
+    if "MATLAB_sparse" in data.attrs:
+        return "sparse"
+    if isinstance(data, h5py.Group):
+        return "struct"
+    kind = data.attrs.get("MATLAB_class", b"no MATLAB type")
+    return kind.decode("utf-8", "replace") if isinstance(kind, bytes) else str(kind)
+
+
+def _mat(path: Path, name: str | None) -> NDArray[Any]:
+    if _is_hdf5(path):
         return _mat_hdf5(path, name)
     from scipy.io import loadmat, whosmat
 
@@ -327,12 +375,7 @@ def _mat_hdf5(path: Path, name: str | None) -> NDArray[Any]:
     with h5py.File(path, "r") as file:
         variable = _pick(path, [key for key in file if not key.startswith("#")], name, "variable")
         data = file[variable]
-        kind = data.attrs.get("MATLAB_class", b"no MATLAB type")
-        kind = kind.decode("utf-8", "replace") if isinstance(kind, bytes) else str(kind)
-        if "MATLAB_sparse" in data.attrs:
-            kind = "sparse"
-        elif isinstance(data, h5py.Group):
-            kind = "struct"
+        kind = _hdf5_kind(data)
         if data.attrs.get("MATLAB_empty", 0):
             raise InvalidInput(f"{path.name}: variable {clean(variable)!r} is empty")
         _check_variable(path, variable, kind, getattr(data, "ndim", 2))
