@@ -82,7 +82,7 @@ def case(tmp_path):
     plugin = tmp_path / "watcher.py"
     plugin.write_text(PLUGIN.format(log=str(log)))
     data = prepared()
-    bundle = tmp_path / "bundle.npz"
+    bundle = tmp_path / "bundle"
     write_bundle(bundle, data)
     found = Registry([plugin]).plugin("method", "watcher")
     spec = RunSpec(
@@ -241,9 +241,9 @@ def test_a_bundle_gives_back_what_went_in(tmp_path):
     offsets = np.concatenate([[0], counts.cumsum()])
     parts = Ragged(rng.normal(size=(offsets[-1], 3)).astype(np.float32), offsets)
     data = prepared(text_parts=parts, parts_provenance={"name": "sentences"})
-    write_bundle(tmp_path / "b.npz", data)
+    write_bundle(tmp_path / "bundle", data)
     for part in ("train", "validation", "test"):
-        before, after = getattr(data, part), read_bundle(tmp_path / "b.npz", part)
+        before, after = getattr(data, part), read_bundle(tmp_path / "bundle", part)
         assert before.ids == after.ids and before.n_classes == after.n_classes and after.image_parts is None
         for name in ("images", "texts", "labels"):
             np.testing.assert_array_equal(getattr(before, name), getattr(after, name))

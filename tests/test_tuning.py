@@ -337,7 +337,7 @@ def case(tmp_path):
 
 
 def go(spec, data, folder, *, name="results"):
-    bundle = folder / "bundle.npz"
+    bundle = folder / "bundle"
     write_bundle(bundle, data)
     run_one(spec, bundle, folder / name, True, False, None, lambda message, fraction: None)
     return Results(folder / name).get(spec.score_id)

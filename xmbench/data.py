@@ -590,9 +590,7 @@ def prepare(
             matrix = getattr(whole, name)
             if part == "train":
                 scaler.fit(matrix, rows)
-            scaled.append(
-                store(f"{part}-{name}", (len(rows), matrix.shape[1]), scaler.blocks(matrix, rows))
-            )
+            scaled.append(store(f"{part}-{name}", (len(rows), matrix.shape[1]), scaler.blocks(matrix, rows)))
         parts[part] = Pairs(
             images=scaled[0],
             texts=scaled[1],

@@ -29,6 +29,9 @@ from xmbench.errors import (
     Unsupported,
 )
 
+ENCODED_AT_ONCE = 2**24
+"""Numbers in the rows that a method encodes at once (128 MB in float64)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MethodInfo:
@@ -221,7 +224,12 @@ class Method(ABC):
         widths = getattr(self, "n_features_in_", None)
         if widths is None:
             raise NotFittedError(f"{self!r} is not fitted; call fit first")
-        return np.asarray(encode(check_matrix(rows, name, width=widths[modality])))
+        checked = check_matrix(rows, name, width=widths[modality])
+        size = max(1, ENCODED_AT_ONCE // checked.shape[1])
+        if len(checked) <= size:
+            return np.asarray(encode(checked))
+        starts = range(0, len(checked), size)
+        return np.concatenate([np.asarray(encode(checked[start : start + size])) for start in starts])
 
     @property
     def n_parameters(self) -> int:
