@@ -12,7 +12,7 @@ from xmbench.evaluation import evaluate
 from xmbench.protocol import protocol
 from xmbench.record import DatasetRow, MethodRow, Results
 from xmbench.registry import Registry
-from xmbench.run import RunSpec, read_bundle, read_embeddings, run_one, write_bundle
+from xmbench.run import RunSpec, bundle_store, read_bundle, read_embeddings, run_one, write_bundle
 
 N, CLASSES = 60, 3
 
@@ -249,3 +249,28 @@ def test_a_bundle_gives_back_what_went_in(tmp_path):
             np.testing.assert_array_equal(getattr(before, name), getattr(after, name))
         for item in range(len(before)):
             np.testing.assert_array_equal(before.text_parts[item], after.text_parts[item])
+
+
+def test_matrices_that_lie_in_the_bundle_already_are_not_written_again(tmp_path):
+    plain, direct = tmp_path / "plain", tmp_path / "direct"
+    write_bundle(plain, prepared())
+    direct.mkdir()
+    data = prepared(store=bundle_store(direct))
+    before = {path.name: path.stat().st_mtime_ns for path in direct.iterdir()}
+    assert set(before) == {
+        f"{p}-{m}.npy" for p in ("train", "validation", "test") for m in ("images", "texts")
+    }
+    write_bundle(direct, data)
+    assert all((direct / name).stat().st_mtime_ns == time for name, time in before.items())
+    assert {path.name: path.read_bytes() for path in plain.iterdir()} == {
+        path.name: path.read_bytes() for path in direct.iterdir()
+    }
+
+
+def test_what_a_run_writes_to_its_data_reaches_no_other_run(tmp_path):
+    write_bundle(tmp_path / "bundle", prepared())
+    one = read_bundle(tmp_path / "bundle", "train")
+    before = one.images.copy()
+    one.images[:] = 7
+    np.testing.assert_array_equal(read_bundle(tmp_path / "bundle", "train").images, before)
+    assert (one.images == 7).all()
