@@ -151,11 +151,16 @@ def _statistic(step: str, source: _Rows, before: Step) -> NDArray[np.float64]:
         return _column_sums(before(block) for block in source.blocks()) / n
     if step == "column_scale":
         # Rounding leaves a constant column with a tiny deviation; measured against its column's size.
-        mean = _column_sums(before(block) for block in source.blocks()) / n
+        size = np.zeros(d)
+
+        def measured() -> Iterator[NDArray[np.float64]]:
+            for block in map(before, source.blocks()):
+                np.maximum(size, np.abs(block).max(axis=0, initial=0.0), out=size)
+                yield block
+
+        mean = _column_sums(measured()) / n
         squares = _column_sums(np.square(before(block) - mean) for block in source.blocks())
-        deviation, size = np.sqrt(squares / n), np.zeros(d)
-        for block in source.blocks():
-            np.maximum(size, np.abs(before(block)).max(axis=0, initial=0.0), out=size)
+        deviation = np.sqrt(squares / n)
         return np.asarray(np.where(deviation > 1e-12 * np.maximum(size, 1.0), deviation, 1.0))
 
     def squares_of(start: int, stop: int) -> NDArray[np.float64]:
