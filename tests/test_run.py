@@ -260,7 +260,7 @@ def test_matrices_that_lie_in_the_bundle_already_are_not_written_again(tmp_path)
     assert set(before) == {
         f"{p}-{m}.npy" for p in ("train", "validation", "test") for m in ("images", "texts")
     }
-    write_bundle(direct, data)
+    write_bundle(direct, data, stored=True)
     assert all((direct / name).stat().st_mtime_ns == time for name, time in before.items())
     assert {path.name: path.read_bytes() for path in plain.iterdir()} == {
         path.name: path.read_bytes() for path in direct.iterdir()

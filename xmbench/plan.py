@@ -374,7 +374,7 @@ class Plan:
                         shutil.rmtree(scratch / name, ignore_errors=True)
                         del at_work[name]
                     bundle.mkdir()
-                    write_bundle(bundle, self.data(split_seed, bundle_store(bundle)))
+                    write_bundle(bundle, self.data(split_seed, bundle_store(bundle)), stored=True)
                 at_work[wanted] += 1
                 return bundle
 

@@ -318,26 +318,31 @@ def bundle_store(folder: Path) -> Store:
     return store
 
 
-def write_bundle(folder: Path, data: PairedData) -> None:
+def write_bundle(folder: Path, data: PairedData, *, stored: bool = False) -> None:
     """Put prepared data into a folder of ``.npy`` files, of which a run maps what it may see into its memory.
 
     Args:
-        folder: empty, or with what ``prepare(..., store=bundle_store(folder))`` put there for this data.
+        folder: a new one.
         data: what to write.
+        stored: the folder is there, with the features that ``prepare(..., store=bundle_store(folder))`` put there
+            for this data.
     """
-    folder.mkdir(exist_ok=True)
+    if not stored:
+        folder.mkdir()
     for part in ("train", "validation", "test"):
         pairs: Pairs | None = getattr(data, part)
         if pairs is None:
             continue
-        arrays = {"images": pairs.images, "texts": pairs.texts, "labels": pairs.labels}
+        arrays: dict[str, NDArray[Any]] = {}
+        if not stored:
+            arrays = {"images": pairs.images, "texts": pairs.texts}
+        arrays["labels"] = pairs.labels
         arrays["ids"] = pack_header({"ids": pairs.ids, "n_classes": pairs.n_classes})
         for name in ("image_parts", "text_parts"):
             if (ragged := getattr(pairs, name)) is not None:
                 arrays |= {f"{name}-values": ragged.values, f"{name}-offsets": ragged.offsets}
         for name, array in arrays.items():
-            if not (path := folder / f"{part}-{name}.npy").exists():
-                np.save(path, array, allow_pickle=False)
+            np.save(folder / f"{part}-{name}.npy", array, allow_pickle=False)
 
 
 def read_bundle(folder: Path, part: str) -> Pairs:
