@@ -268,6 +268,26 @@ def test_an_interrupted_run_returns_130_and_leaves_no_process(workshop, tmp_path
     assert not [path for path in (tmp_path / "r").rglob("*") if path.is_file()]
 
 
+def test_a_run_that_is_told_to_end_leaves_no_process_and_no_temporary_data(workshop, tmp_path):
+    marker, scratch = tmp_path / "pid", tmp_path / "scratch"
+    scratch.mkdir()
+    fit = f"import os, time, pathlib; pathlib.Path({str(marker)!r}).write_text(str(os.getpid())); time.sleep(99)"
+    plugin = write_plugin(tmp_path, "sleeper", fit)
+    arguments = ("run", "-m", "sleeper", "--plugin", plugin, "--device", "cpu", "--results", tmp_path / "r")
+    process = workshop.start(*map(str, arguments), extra={"TMPDIR": str(scratch)})
+    try:
+        await_that(lambda: marker.exists() and marker.read_text())
+        assert list(scratch.glob("xmbench-*/*/train-images.npy"))
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert out == b"" and b"Traceback" not in err
+    await_that(lambda: not alive(int(marker.read_text())))
+    await_that(lambda: not list(scratch.iterdir()))
+
+
 def await_that(condition) -> None:
     for _ in range(600):
         if condition():

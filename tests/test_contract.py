@@ -952,3 +952,14 @@ def test_a_file_of_another_method_is_refused(pairs, tmp_path):
     Sound().fit(pairs).save(tmp_path / "sound.npz")
     with pytest.raises(InvalidInput, match="holds a Sound, not a Noisy"):
         Noisy.load(tmp_path / "sound.npz")
+
+
+def test_many_rows_are_encoded_piece_by_piece(monkeypatch):
+    data = synthetic_data()
+    method = CLASSES["cca"]().fit(data.train)
+    whole = method.encode_image(data.train.images)
+    monkeypatch.setattr(xmbench.method, "ENCODED_AT_ONCE", 7 * data.train.images.shape[1])
+    pieces = method.encode_image(data.train.images)
+    assert pieces.shape == whole.shape and pieces.dtype == whole.dtype
+    np.testing.assert_allclose(pieces, whole, rtol=1e-12, atol=1e-12)
+    assert len(method.encode_image(data.train.images[:0])) == 0

@@ -11,6 +11,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
 
+import xmbench.data as data_module
 from xmbench import Corpus, Dataset, DatasetCard, Pairs, Ragged, Split
 from xmbench.data import Features, check_labels, check_matrix, draw, hash_order, prepare
 from xmbench.errors import CorruptData, InvalidInput, MissingData, UnknownName
@@ -64,6 +65,23 @@ def broken(row: int, column: int, value: float) -> np.ndarray:
 def test_other_matrices_are_refused_in_one_sentence(matrix, message):
     with pytest.raises(InvalidInput, match=message):
         check_matrix(matrix, "images", width=4)
+
+
+@pytest.mark.parametrize("row", [0, 6, 7, 19])
+def test_values_are_checked_block_by_block(monkeypatch, row):
+    monkeypatch.setattr(data_module, "BLOCK", 28)
+    matrix = np.zeros((20, 4), np.float32)
+    assert check_matrix(matrix, "images") is matrix
+    matrix[row, 2] = np.inf
+    matrix[19, 3] = np.nan
+    with pytest.raises(InvalidInput, match=f"images: row {row}, column 2 is inf"):
+        check_matrix(matrix, "images")
+
+
+def test_a_memory_map_is_not_copied(tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((5, 3), np.float32))
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    assert np.shares_memory(check_matrix(mapped, "images"), mapped)
 
 
 # -- labels -----------------------------------------------------------------------------------------
@@ -596,6 +614,26 @@ def test_scaling_looks_at_training_rows_alone():
     three = prepared(corpus=corpus, images=images)
     assert not np.allclose(one.validation.images, three.validation.images)
     assert not np.allclose(one.test.images, three.test.images)
+
+
+@pytest.mark.parametrize("scaling", [("none", "l2"), ("zscore", "l2_center_scale")])
+def test_where_matrices_are_put_changes_nothing(scaling):
+    """Each matrix goes to the store once, in blocks, under a name of its own; what comes back is used."""
+    seen = {}
+
+    def store(name, shape, blocks):
+        assert name not in seen
+        seen[name] = np.concatenate(list(blocks))
+        assert seen[name].shape == shape and seen[name].dtype == np.float32
+        return seen[name]
+
+    kept, stored = prepared(scaling=scaling), prepared(scaling=scaling, store=store)
+    assert kept.fingerprint == stored.fingerprint
+    for part in ("train", "validation", "test"):
+        for name in ("images", "texts"):
+            assert getattr(getattr(stored, part), name) is seen.pop(f"{part}-{name}")
+            assert_array_equal(getattr(getattr(stored, part), name), getattr(getattr(kept, part), name))
+    assert not seen
 
 
 def test_the_scalings_of_the_modalities_are_independent():

@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
 import threading
 import zipfile
 
@@ -23,6 +24,7 @@ from xmbench._io import (
     files_digest,
     npz_bytes,
     read_npz,
+    scratch_folder,
     short_id,
 )
 
@@ -290,3 +292,45 @@ def test_the_digest_of_files_knows_names_and_bytes_and_no_order(tmp_path):
     assert files_digest(tmp_path, paths) == before
     paths[1].write_bytes(b"other")
     assert files_digest(tmp_path, paths) != before
+
+
+LEFT_BEHIND = """
+import os, signal, sys
+from xmbench._io import scratch_folder
+with scratch_folder() as folder:
+    (folder / "data").write_text("x")
+    print(folder.name, flush=True)
+    sys.stdin.readline()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_scratch_folders_of_killed_processes_go_and_others_stay(tmp_path, monkeypatch):
+    pytest.importorskip("fcntl")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    strange = [tmp_path / "xmbench-of-somebody", tmp_path / "other-folder"]
+    for folder in strange:
+        folder.mkdir()
+    (strange[1] / "owner").touch()
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", LEFT_BEHIND]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+        left = tmp_path / process.stdout.readline().strip()
+        with scratch_folder() as mine:
+            assert left.is_dir() and mine.is_dir()  # its owner is alive
+        assert not mine.exists()
+        process.communicate("\n")
+    assert (left / "data").exists()
+    with scratch_folder(), scratch_folder():
+        assert not left.exists()
+        assert len(list(tmp_path.glob("xmbench-*/owner"))) == 2
+    assert sorted(tmp_path.iterdir()) == sorted(strange)
+
+
+def test_a_scratch_folder_goes_when_its_block_fails(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(ZeroDivisionError), scratch_folder() as folder:
+        (folder / "data").write_text("x")
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())

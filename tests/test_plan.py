@@ -309,6 +309,28 @@ def test_no_temporary_files_are_left(places, tmp_path, monkeypatch):
     assert not [path for path in places.results.rglob("*") if path.name.endswith(".tmp")]
 
 
+def test_bundles_go_when_their_runs_have_ended(places, tmp_path, monkeypatch):
+    """However many split seeds there are, the temporary folder holds the data of those at work, and of one more."""
+    import tempfile
+
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    seen: list[int] = []
+    wanted = plan(places, ["random", "cfa"], seeds=[(seed, seed) for seed in range(4)])
+    wanted.run(on_event=lambda spec, event: seen.append(len(list(scratch.glob("*/*/train-images.npy")))))
+    assert max(seen) == 1
+    assert not list(scratch.glob("xmbench-*"))
+
+
+def test_data_is_not_scaled_for_runs_that_are_done(places, monkeypatch):
+    import xmbench.plan
+
+    records = plan(places, ["random"]).run()
+    monkeypatch.setattr(xmbench.plan, "prepare", None)
+    assert plan(places, ["random"]).run() == records
+
+
 CHOOSY = """
 from xmbench import Method, MethodInfo
 

@@ -12,7 +12,7 @@ from xmbench.evaluation import evaluate
 from xmbench.protocol import protocol
 from xmbench.record import DatasetRow, MethodRow, Results
 from xmbench.registry import Registry
-from xmbench.run import RunSpec, read_bundle, read_embeddings, run_one, write_bundle
+from xmbench.run import RunSpec, bundle_store, read_bundle, read_embeddings, run_one, write_bundle
 
 N, CLASSES = 60, 3
 
@@ -82,7 +82,7 @@ def case(tmp_path):
     plugin = tmp_path / "watcher.py"
     plugin.write_text(PLUGIN.format(log=str(log)))
     data = prepared()
-    bundle = tmp_path / "bundle.npz"
+    bundle = tmp_path / "bundle"
     write_bundle(bundle, data)
     found = Registry([plugin]).plugin("method", "watcher")
     spec = RunSpec(
@@ -241,11 +241,36 @@ def test_a_bundle_gives_back_what_went_in(tmp_path):
     offsets = np.concatenate([[0], counts.cumsum()])
     parts = Ragged(rng.normal(size=(offsets[-1], 3)).astype(np.float32), offsets)
     data = prepared(text_parts=parts, parts_provenance={"name": "sentences"})
-    write_bundle(tmp_path / "b.npz", data)
+    write_bundle(tmp_path / "bundle", data)
     for part in ("train", "validation", "test"):
-        before, after = getattr(data, part), read_bundle(tmp_path / "b.npz", part)
+        before, after = getattr(data, part), read_bundle(tmp_path / "bundle", part)
         assert before.ids == after.ids and before.n_classes == after.n_classes and after.image_parts is None
         for name in ("images", "texts", "labels"):
             np.testing.assert_array_equal(getattr(before, name), getattr(after, name))
         for item in range(len(before)):
             np.testing.assert_array_equal(before.text_parts[item], after.text_parts[item])
+
+
+def test_matrices_that_lie_in_the_bundle_already_are_not_written_again(tmp_path):
+    plain, direct = tmp_path / "plain", tmp_path / "direct"
+    write_bundle(plain, prepared())
+    direct.mkdir()
+    data = prepared(store=bundle_store(direct))
+    before = {path.name: path.stat().st_mtime_ns for path in direct.iterdir()}
+    assert set(before) == {
+        f"{p}-{m}.npy" for p in ("train", "validation", "test") for m in ("images", "texts")
+    }
+    write_bundle(direct, data, stored=True)
+    assert all((direct / name).stat().st_mtime_ns == time for name, time in before.items())
+    assert {path.name: path.read_bytes() for path in plain.iterdir()} == {
+        path.name: path.read_bytes() for path in direct.iterdir()
+    }
+
+
+def test_what_a_run_writes_to_its_data_reaches_no_other_run(tmp_path):
+    write_bundle(tmp_path / "bundle", prepared())
+    one = read_bundle(tmp_path / "bundle", "train")
+    before = one.images.copy()
+    one.images[:] = 7
+    np.testing.assert_array_equal(read_bundle(tmp_path / "bundle", "train").images, before)
+    assert (one.images == 7).all()

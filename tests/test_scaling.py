@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+import xmbench.scaling as scaling_module
 from xmbench.errors import InvalidInput, NotFittedError, UnknownName
 from xmbench.scaling import SCALINGS, Scaling
 
@@ -136,3 +137,43 @@ def test_a_matrix_of_another_width_is_refused(width):
     scaling.fit_transform(rows())
     with pytest.raises(InvalidInput, match=f"expected 6 columns.* got {width}"):
         scaling.transform(rows()[:, :width])
+
+
+@pytest.mark.parametrize("name", sorted(SCALINGS))
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (400, 1), (90, 3), (301, 17), (40, 200)], ids=str)
+def test_blocks_change_no_bit(monkeypatch, name, shape):
+    """One block holds all by default; numpy adds long columns and long arrays in the same order as blocks do."""
+    train, other = np.float32(rows(*shape)), np.float32(rows(9, shape[1], seed=1))
+    whole = Scaling(name)
+    expected, statistics = whole.fit_transform(train), dict(whole._values)
+    mean = np.float64(train).mean(axis=0)
+    if name == "zscore":
+        assert_array_equal(statistics["center"], mean)
+        assert_array_equal(statistics["column_scale"], _deviation(train - mean))
+    elif name == "l2_center_scale":
+        unit = train / np.maximum(np.linalg.norm(np.float64(train), axis=1, keepdims=True), 1e-300)
+        centred = unit - unit.mean(axis=0)
+        assert statistics["global_scale"] == (np.sqrt(np.mean(centred**2)) or 1.0)
+    monkeypatch.setattr(scaling_module, "BLOCK", 128)
+    pieces = Scaling(name)
+    assert_array_equal(pieces.fit_transform(train), expected)
+    for step, value in statistics.items():
+        assert_array_equal(pieces._values[step], value)
+    assert_array_equal(pieces.transform(other), whole.transform(other))
+
+
+def _deviation(matrix: np.ndarray) -> np.ndarray:
+    deviation = matrix.std(axis=0)
+    return np.where(deviation > 1e-12 * np.maximum(np.abs(matrix).max(axis=0), 1), deviation, 1.0)
+
+
+@pytest.mark.parametrize("name", sorted(SCALINGS))
+def test_chosen_rows_are_scaled_as_if_there_were_no_others(monkeypatch, name):
+    matrix = np.float32(rows(60))
+    train, other = np.arange(0, 60, 2), np.arange(1, 60, 6)
+    apart = Scaling(name)
+    expected = apart.fit_transform(matrix[train]), apart.transform(matrix[other])
+    monkeypatch.setattr(scaling_module, "BLOCK", 128)
+    chosen = Scaling(name).fit(matrix, train)
+    assert_array_equal(np.concatenate(list(chosen.blocks(matrix, train))), expected[0])
+    assert_array_equal(np.concatenate(list(chosen.blocks(matrix, other))), expected[1])

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xmbench import FitContext, Method, MethodInfo
-from xmbench.data import prepare
+from xmbench.data import Split, prepare
 from xmbench.errors import DeadlineExceeded, InvalidInput, InvalidRecord, Unsupported, UsageError
 from xmbench.evaluation import evaluate, evaluator_digest
 from xmbench.plan import Places, Plan, Request, Reuse
@@ -337,7 +337,7 @@ def case(tmp_path):
 
 
 def go(spec, data, folder, *, name="results"):
-    bundle = folder / "bundle.npz"
+    bundle = folder / f"bundle-{len(list(folder.glob('bundle-*')))}"
     write_bundle(bundle, data)
     run_one(spec, bundle, folder / name, True, False, None, lambda message, fraction: None)
     return Results(folder / name).get(spec.score_id)
@@ -584,8 +584,8 @@ def test_a_broken_grid_is_one_failed_row(planned, tmp_path, source):
 
 def test_a_split_without_validation_rows_is_refused_in_words(planned, monkeypatch):
     plan = planned(["window"], ("random", 3))
-    data = replace(synthetic_data(40, 0, 20), split="bare")
-    monkeypatch.setattr(Plan, "data", lambda self, seed: data)
+    bare = Split("bare", None, train=np.arange(40), validation=np.arange(0), test=np.arange(40, 60))
+    monkeypatch.setattr(plan.dataset, "split", lambda corpus, name, seed: bare, raising=False)
     (record,) = plan.run()
     assert record.status == "failed" and "split bare has no validation rows for --tune" in record.reason
     assert record.tuning is not None and not (plan.places.results / "embeddings").exists()

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 ID_LENGTH = 16  # hexadecimal digits of an id: 64 bits
 
+SCRATCH = "xmbench-"  # what the names of scratch folders begin with
+
 
 @contextmanager
 def atomic_open(path: Path) -> Iterator[BinaryIO]:
@@ -37,6 +39,69 @@ def atomic_write(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` by rename, so that a reader sees the old file, the new file or none."""
     with atomic_open(path) as stream:
         stream.write(data)
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A temporary folder that is gone after the block; those of processes that were killed go first.
+
+    Its owner holds a lock on a file in it, which the system takes away from a process that ends in whatever way.
+    Without such locks (Windows) nothing is known to be left behind, and nothing is removed.
+    """
+    import shutil
+    import tempfile
+
+    _remove_abandoned(Path(tempfile.gettempdir()))
+    folder = Path(tempfile.mkdtemp(prefix=SCRATCH))
+    lock = None
+    try:
+        lock = _owned(folder)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _owned(folder: Path) -> int | None:
+    """A locked file ``owner`` in ``folder``: it gets that name when it is locked, so that nobody sees it free."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    unfinished = folder / "owner.new"
+    lock = os.open(unfinished, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        unfinished.rename(folder / "owner")
+    except OSError:  # a file system without locks
+        os.close(lock)
+        return None
+    return lock
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove scratch folders whose owner is gone: nobody holds the lock on their ``owner``."""
+    import shutil
+
+    try:
+        import fcntl
+    except ImportError:
+        return
+    for path in parent.glob(f"{SCRATCH}*/owner"):
+        try:
+            if path.parent.is_symlink() or path.lstat().st_uid != os.getuid():
+                continue
+            lock = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        except OSError:  # gone by now, or not ours to open
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path.parent, ignore_errors=True)
+        except OSError:  # its owner is alive
+            pass
+        finally:
+            os.close(lock)
 
 
 def npz_bytes(arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:

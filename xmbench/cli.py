@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import signal
 import sys
 import traceback
 from contextlib import AbstractContextManager
@@ -939,9 +940,15 @@ def _print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def _terminated(number: int, frame: object) -> None:
+    """End in order: runs are stopped and scratch folders removed on the way out."""
+    raise SystemExit(128 + number)
+
+
 def main() -> None:
     """Entry point: our errors become one message on standard error and their exit code."""
     debug = "--debug" in sys.argv[1:2]
+    signal.signal(signal.SIGTERM, _terminated)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # an arrow that the terminal lacks must not end the run

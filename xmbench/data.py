@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,13 +20,15 @@ from numpy.typing import NDArray
 
 from xmbench._io import short_id
 from xmbench.errors import CorruptData, InvalidInput, MissingData, UnknownName
-from xmbench.scaling import Scaling
+from xmbench.scaling import BLOCK, Scaling, gather
 
 PARTS = ("train", "validation", "test")
 
 
 def check_matrix(matrix: object, name: str, *, width: int | None = None) -> NDArray[np.float32]:
     """The one door for feature matrices: two dimensions, numbers, finite, float32.
+
+    What is float32 and C-contiguous already, a memory map too, is not copied, and read a block at a time.
 
     Args:
         matrix: anything numpy understands; expected (n, d).
@@ -53,12 +55,14 @@ def check_matrix(matrix: object, name: str, *, width: int | None = None) -> NDAr
         raise InvalidInput(f"{name}: expected real numbers, got dtype {array.dtype}")
     with np.errstate(over="ignore"):
         rows = np.ascontiguousarray(array, dtype=np.float32)
-    finite = np.isfinite(rows)
-    if not finite.all():
-        row, column = np.argwhere(~finite)[0]
-        raise InvalidInput(
-            f"{name}: row {row}, column {column} is {array[row, column]}, not a finite float32"
-        )
+    size = max(1, BLOCK // rows.shape[1])
+    for start in range(0, len(rows), size):
+        finite = np.isfinite(rows[start : start + size])
+        if not finite.all():
+            row, column = np.argwhere(~finite)[0] + (start, 0)
+            raise InvalidInput(
+                f"{name}: row {row}, column {column} is {array[row, column]}, not a finite float32"
+            )
     return rows
 
 
@@ -344,6 +348,7 @@ class DatasetCard:
         image_text: what images and texts are, in words.
         defects: known faults and peculiarities.
         embedded: whether it is shipped inside the package.
+        synthetic: whether it is made up: for tests, and kept out of leaderboards.
     """
 
     title: str
@@ -355,6 +360,7 @@ class DatasetCard:
     image_text: str
     defects: tuple[str, ...] = ()
     embedded: bool = False
+    synthetic: bool = False
 
 
 @dataclass(frozen=True)
@@ -401,6 +407,8 @@ class Dataset(ABC):
     """Split name -> rule; the first is the default. The rule's docstring says what it draws."""
     downloads: ClassVar[Mapping[str, Sequence[Download]]] = {}
     """Edition -> public files that make it; the first is the default. Empty where there is no public source."""
+    parameters: Mapping[str, object] = {}
+    """What was asked for in brackets, such as ``synthetic[n=100]``; the arguments of the class."""
 
     def folder(self, data_dir: Path) -> Path:
         """The folder that holds the dataset.
@@ -580,6 +588,18 @@ class PairedData:
     sizes: Mapping[str, int] = field(default_factory=dict)
 
 
+Store = Callable[[str, tuple[int, int], Iterator[NDArray[np.float32]]], NDArray[np.float32]]
+"""Puts a matrix that comes in blocks of rows somewhere: its name (such as ``train-images``), its shape, the blocks;
+returns the matrix."""
+
+
+def in_memory(
+    name: str, shape: tuple[int, int], blocks: Iterator[NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """The :data:`Store` that keeps matrices in memory."""
+    return gather(shape, blocks)
+
+
 def prepare(
     corpus: Corpus,
     split: Split,
@@ -590,10 +610,12 @@ def prepare(
     image_parts: Ragged | None = None,
     text_parts: Ragged | None = None,
     parts_provenance: Mapping[str, object] | None = None,
+    store: Store = in_memory,
 ) -> PairedData:
     """Split, scale and check: from a corpus and its features to the data of a run.
 
-    Scaling is fitted on training rows only. Parts are passed through with their provenance.
+    Scaling is fitted on training rows only. Parts are passed through with their provenance. Features are read
+    and scaled a block of rows at a time; ``store`` says where they go.
 
     Raises:
         InvalidInput: a shape is wrong or a value is not finite; the message names the row and column.
@@ -622,16 +644,20 @@ def prepare(
         if not len(rows):
             parts[part] = None
             continue
-        pairs = whole.take(rows)
-        scale = [scaler.fit_transform if part == "train" else scaler.transform for scaler in scalers]
+        scaled = []
+        for name, scaler in zip(("images", "texts"), scalers, strict=True):
+            matrix = getattr(whole, name)
+            if part == "train":
+                scaler.fit(matrix, rows)
+            scaled.append(store(f"{part}-{name}", (len(rows), matrix.shape[1]), scaler.blocks(matrix, rows)))
         parts[part] = Pairs(
-            images=scale[0](pairs.images),
-            texts=scale[1](pairs.texts),
-            labels=pairs.labels,
-            ids=pairs.ids,
-            n_classes=pairs.n_classes,
-            image_parts=pairs.image_parts,
-            text_parts=pairs.text_parts,
+            images=scaled[0],
+            texts=scaled[1],
+            labels=whole.labels[rows],
+            ids=tuple(whole.ids[row] for row in rows),
+            n_classes=whole.n_classes,
+            image_parts=image_parts.take(rows) if image_parts else None,
+            text_parts=text_parts.take(rows) if text_parts else None,
         )
     train, test = parts["train"], parts["test"]
     assert train is not None and test is not None  # Split refuses empty ones

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -345,7 +344,8 @@ def _footer(records: list[Record], runs: pd.DataFrame) -> list[str]:
     )
     named = ", ".join(mark if seed is None else f"{mark} (split seed {seed})" for seed, mark in prints)
     repeated = len(runs) and runs.groupby("label").size().max() > 1
-    lines = [
+    lines = ["Synthetic data: for tests of scale and robustness, no benchmark."] if data.synthetic else []
+    lines += [
         ("Means ± sample standard deviation" if repeated else "Values")
         + f" of mean average precision, of the precision among the first K (P@K, mean over image→text and text→image) "
         f"and of seconds. {_axis(runs, same_test(records))}",
@@ -636,6 +636,8 @@ def read_board(folder: Path, dataset: str) -> list[Record]:
     ]
     if not records:
         raise InvalidRecord(f"{path.name} holds no record")
+    if any(record.dataset.synthetic for record in records):
+        raise InvalidRecord(f"{path.name} holds runs on synthetic data, which have no place in a leaderboard")
     return records
 
 
@@ -650,7 +652,7 @@ def write_boards(folder: Path, results: Results, registry: Registry, only: str |
 
     A record replaces an older one of the same method, data, seeds and protocol, unless that one was made by
     the present code and it was not. Failed ones are left out, and so are methods that are not registered here
-    (name a plugin file with --plugin to have its method in).
+    (name a plugin file with --plugin to have its method in). Runs on synthetic data are never ranked.
 
     Returns:
         The pages written.
@@ -661,7 +663,11 @@ def write_boards(folder: Path, results: Results, registry: Registry, only: str |
     """
     stale = staleness(registry)
     incoming: dict[str, list[Record]] = {}
+    synthetic: set[str] = set()
     for record in results:
+        if record.dataset.synthetic:
+            synthetic.add(record.dataset.name)
+            continue
         if not NAME.fullmatch(record.dataset.name):
             raise InvalidRecord(f"record {record.score_id}: {record.dataset.name!r} is no name of a dataset")
         wanted = record.method.name in registry.methods and only in (None, record.dataset.name)
@@ -670,8 +676,9 @@ def write_boards(folder: Path, results: Results, registry: Registry, only: str |
     known = {name for name in boards(folder) if only in (None, name)}
     if not (incoming or known):
         what = "" if only is None else f" of {only}"
+        hint = "; runs on synthetic data are kept out of leaderboards" if synthetic else ""
         raise MissingData(
-            f"no finished record{what} in {results.folder}, and no leaderboard{what} in {folder}"
+            f"no finished record{what} in {results.folder}, and no leaderboard{what} in {folder}{hint}"
         )
     pages = []
     for dataset in sorted(incoming.keys() | known):

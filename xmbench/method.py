@@ -29,6 +29,9 @@ from xmbench.errors import (
     Unsupported,
 )
 
+ENCODED_AT_ONCE = 2**24
+"""Numbers in the rows that a method encodes at once (128 MB in float64)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MethodInfo:
@@ -238,8 +241,15 @@ class Method(ABC):
         if widths is None:
             raise NotFittedError(f"{self!r} is not fitted; call fit first")
         checked = check_matrix(rows, f"{name}s", width=widths[modality])
-        if not self.info.parts:
+        if self.info.parts:
+            return np.asarray(encode(checked, self._checked_parts(parts, len(checked), modality, name)))
+        size = max(1, ENCODED_AT_ONCE // checked.shape[1])
+        if len(checked) <= size:
             return np.asarray(encode(checked))
+        starts = range(0, len(checked), size)
+        return np.concatenate([np.asarray(encode(checked[start : start + size])) for start in starts])
+
+    def _checked_parts(self, parts: Ragged | None, n: int, modality: int, name: str) -> Ragged | None:
         width = self.n_part_features_in_[modality]
         if (parts is None) != (width is None):
             raise InvalidInput(
@@ -248,9 +258,9 @@ class Method(ABC):
             )
         if parts is not None:
             check_matrix(parts.values, f"{name} parts", width=width)
-            if len(parts) != len(checked):
-                raise InvalidInput(f"{name} parts: of {len(parts)} items, expected {len(checked)}")
-        return np.asarray(encode(checked, parts))
+            if len(parts) != n:
+                raise InvalidInput(f"{name} parts: of {len(parts)} items, expected {n}")
+        return parts
 
     @property
     def n_parameters(self) -> int:

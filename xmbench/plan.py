@@ -5,13 +5,14 @@ Records that exist are re-used; the rest run in processes of their own.
 
 from __future__ import annotations
 
-import tempfile
+import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from xmbench._io import digest, short_id
-from xmbench.data import Corpus, Dataset, PairedData, Ragged, Split, prepare
+from xmbench._io import digest, scratch_folder, short_id
+from xmbench.data import Corpus, Dataset, PairedData, Ragged, Split, Store, fingerprint, in_memory, prepare
 from xmbench.errors import PluginError, UsageError
 from xmbench.evaluation import evaluator_digest
 from xmbench.executor import Event, Job, execute
@@ -29,7 +30,7 @@ from xmbench.method import Method
 from xmbench.protocol import DEFAULT, Protocol
 from xmbench.record import DatasetRow, MethodRow, Record, Results, numerics_digest, scrub
 from xmbench.registry import Plugin, Registry, parse_spec
-from xmbench.run import RunSpec, run_one, write_bundle
+from xmbench.run import RunSpec, bundle_store, run_one, write_bundle
 from xmbench.scaling import Scaling
 from xmbench.tuning import Mode, candidates
 
@@ -42,7 +43,7 @@ class Request:
 
     Args:
         methods: method specs, such as ``cca`` or ``cca[ridge=0.1]``.
-        dataset: name of the dataset.
+        dataset: spec of the dataset, such as ``emoji`` or ``synthetic[n=500]``.
         features: ``IMAGE+TEXT``; None for the dataset's default.
         scaling: ``IMAGE+TEXT``; None for what the features want.
         parts: ``IMAGE+TEXT``, how images and texts are cut into parts beside them, such as ``grid2+sentences``.
@@ -213,19 +214,22 @@ def choose(request: Request, registry: Registry) -> list[_Choice]:
 
 
 def read_corpus(adapter: Plugin, dataset: Dataset, data_dir: Path, image: str, text: str) -> Corpus:
-    """A dataset's corpus under the name it is registered by.
+    """A dataset's corpus under the name it is registered by, with the parameters it was asked for with.
 
     What the adapter makes of the files is part of the data: its source goes into the digest.
     """
     corpus = dataset.load(data_dir, image, text)
-    return replace(corpus, name=adapter.name, digest=digest([corpus.digest, adapter.source_digest()]))
+    parts: list[object] = [corpus.digest, adapter.source_digest()]
+    if dataset.parameters:
+        parts.append(dict(dataset.parameters))
+    return replace(corpus, name=label_of(adapter.name, dataset.parameters), digest=digest(parts))
 
 
 def _scaled(parts: Extraction, items: Extraction, split: Split, name: str) -> Ragged:
     """Parts, scaled with the statistics of the whole training items."""
     assert parts.offsets is not None
     scaling = Scaling(name)
-    scaling.fit_transform(items.features.matrix[split.train])
+    scaling.fit(items.features.matrix, split.train)
     return Ragged(scaling.transform(parts.features.matrix), parts.offsets)
 
 
@@ -257,29 +261,34 @@ class Plan:
         self.wanted: tuple[tuple[Modality, str], ...] = (("image", self.image), ("text", self.text))
         self.split = request.split or next(iter(self.dataset.splits))
         self._corpus: Corpus | None = None
-        self._prepared: tuple[int, PairedData] | None = None
+        self._extracted: tuple[int, dict[str, Extraction]] | None = None
 
     def extract(self, split_seed: int) -> dict[str, Extraction]:
-        """Features of one split seed: of ``image``, ``text`` and, if asked for, ``image parts`` and ``text parts``."""
-        corpus, split = self.corpus(), self.drawn(split_seed)
-        device, threads = self.request.device, self.request.threads
-        resources = Resources(device=device, threads=threads, progress=self.progress)
-        found: dict[str, Extraction] = {}
-        for (modality, spec), cut in zip(self.wanted, self.parts, strict=True):
-            extractor = Extractor(
-                self.dataset,
-                corpus,
-                split,
-                modality,
-                spec,
-                cache_dir=self.places.cache,
-                resources=resources,
-                registry=self.registry,
-            )
-            found[modality] = extractor.items()
-            if cut != "none":
-                found[f"{modality} parts"] = extractor.parts(cut)
-        return found
+        """Features of one split seed: of ``image``, ``text`` and, if asked for, ``image parts`` and ``text parts``.
+
+        The last ones are remembered.
+        """
+        if self._extracted is None or self._extracted[0] != split_seed:
+            corpus, split = self.corpus(), self.drawn(split_seed)
+            device, threads = self.request.device, self.request.threads
+            resources = Resources(device=device, threads=threads, progress=self.progress)
+            found: dict[str, Extraction] = {}
+            for (modality, spec), cut in zip(self.wanted, self.parts, strict=True):
+                extractor = Extractor(
+                    self.dataset,
+                    corpus,
+                    split,
+                    modality,
+                    spec,
+                    cache_dir=self.places.cache,
+                    resources=resources,
+                    registry=self.registry,
+                )
+                found[modality] = extractor.items()
+                if cut != "none":
+                    found[f"{modality} parts"] = extractor.parts(cut)
+            self._extracted = (split_seed, found)
+        return self._extracted[1]
 
     def corpus(self) -> Corpus:
         """The dataset as it is on disk, read once."""
@@ -295,60 +304,67 @@ class Plan:
         """The split of one split seed."""
         return self.dataset.split(self.corpus(), self.split, split_seed)
 
-    def data(self, split_seed: int) -> PairedData:
-        """The prepared data of one split seed; the last one is remembered."""
-        if self._prepared is None or self._prepared[0] != split_seed:
-            found, split = self.extract(split_seed), self.drawn(split_seed)
-            parts = {
-                f"{modality}_parts": _scaled(found[f"{modality} parts"], found[modality], split, scaling)
-                for modality, scaling in zip(("image", "text"), self.scaling, strict=True)
-                if f"{modality} parts" in found
-            }
-            provenance = {
-                modality: dict(found[f"{modality} parts"].features.provenance)
-                for modality in ("image", "text")
-                if f"{modality} parts" in found
-            }
-            data = prepare(
-                self.corpus(),
-                split,
-                found["image"].features,
-                found["text"].features,
-                self.scaling,
-                **parts,
-                parts_provenance=provenance or None,
-            )
-            self._prepared = (split_seed, data)
-        return self._prepared[1]
+    def provenance(self, split_seed: int) -> dict[str, dict[str, object]]:
+        """Where the features of one split seed come from: of ``image``, ``text`` and, if asked for, ``parts``."""
+        found = self.extract(split_seed)
+        made: dict[str, dict[str, object]] = {
+            name: dict(found[name].features.provenance) for name in ("image", "text")
+        }
+        parts = {
+            modality: dict(found[f"{modality} parts"].features.provenance)
+            for modality in ("image", "text")
+            if f"{modality} parts" in found
+        }
+        return {**made, "parts": dict(parts)} if parts else made
 
-    def specs(self) -> Iterator[tuple[RunSpec, PairedData, str | None]]:
-        """Each run of the plan, its data, and why it cannot be done where that is known."""
+    def data(self, split_seed: int, store: Store = in_memory) -> PairedData:
+        """The prepared data of one split seed, its matrices where ``store`` puts them."""
+        found, split = self.extract(split_seed), self.drawn(split_seed)
+        parts = {
+            f"{modality}_parts": _scaled(found[f"{modality} parts"], found[modality], split, scaling)
+            for modality, scaling in zip(("image", "text"), self.scaling, strict=True)
+            if f"{modality} parts" in found
+        }
+        return prepare(
+            self.corpus(),
+            split,
+            found["image"].features,
+            found["text"].features,
+            self.scaling,
+            **parts,
+            parts_provenance=self.provenance(split_seed).get("parts"),
+            store=store,
+        )
+
+    def specs(self) -> Iterator[tuple[RunSpec, int, str | None]]:
+        """Each run of the plan, its split seed, and why it cannot be done where that is known."""
         for seed, split_seed in dict.fromkeys(self.request.seeds):
-            data = self.data(split_seed)
+            corpus, split, provenance = self.corpus(), self.drawn(split_seed), self.provenance(split_seed)
             row = DatasetRow(
-                name=data.name,
-                title=self.dataset.card.title,
+                name=corpus.name,
+                title=label_of(self.dataset.card.title, self.dataset.parameters),
                 features=self.features,
                 scaling="+".join(self.scaling),
-                provenance={key: dict(value) for key, value in data.features.items()},
-                split=data.split,
-                split_seed=data.split_seed,
-                sizes=dict(data.sizes),
-                n_classes=len(data.class_names),
-                fingerprint=data.fingerprint,
-                test_fingerprint=short_id(list(data.test.ids)),
+                provenance=provenance,
+                split=split.name,
+                split_seed=split.seed,
+                sizes=split.sizes,
+                n_classes=len(corpus.class_names),
+                fingerprint=fingerprint(corpus, split, provenance, self.scaling),
+                test_fingerprint=short_id([corpus.ids[item] for item in split.test]),
+                synthetic=self.dataset.card.synthetic,
             )
             tuning = self.request.tuning
             for choice in self.choices:
                 method, problem = choice.row(seed), choice.problem
-                if tuning and data.validation is None and problem is None:
-                    problem = f"split {data.split} has no validation rows for --tune; name one with --split"
+                if tuning and not len(split.validation) and problem is None:
+                    problem = f"split {split.name} has no validation rows for --tune; name one with --split"
                 yield (
                     RunSpec(
                         plugin=choice.plugin,
                         method=method,
                         dataset=row,
-                        class_names=data.class_names,
+                        class_names=corpus.class_names,
                         protocol=self.request.protocol,
                         seed=seed,
                         numerics=numerics_digest(),
@@ -358,7 +374,7 @@ class Plan:
                         tuning=tuning,
                         tried=choice.tried(method.params, tuning, seed),
                     ),
-                    data,
+                    split_seed,
                     problem,
                 )
 
@@ -391,10 +407,23 @@ class Plan:
             records[spec.score_id] = record
             on_event(spec, event)
 
-        with tempfile.TemporaryDirectory(prefix="xmbench-") as scratch:
+        with scratch_folder() as scratch:
+            at_work: Counter[str] = Counter()  # runs that read the bundle of a fingerprint
+
+            def bundle_of(spec: RunSpec, split_seed: int) -> Path:
+                wanted = spec.dataset.fingerprint
+                bundle = scratch / wanted
+                if not bundle.exists():
+                    for name in [name for name, runs in at_work.items() if not runs]:
+                        shutil.rmtree(scratch / name, ignore_errors=True)
+                        del at_work[name]
+                    bundle.mkdir()
+                    write_bundle(bundle, self.data(split_seed, bundle_store(bundle)), stored=True)
+                at_work[wanted] += 1
+                return bundle
 
             def jobs() -> Iterator[Job]:
-                for spec, data, problem in self.specs():
+                for spec, split_seed, problem in self.specs():
                     order.append(spec)
                     if problem is not None:
                         record = spec.record(status="failed", reason=scrub(problem))
@@ -404,12 +433,9 @@ class Plan:
                     if old is not None and (old.status == "ok" or not reuse.retry_failed):
                         settle(spec, old, Event("ended", spec, "re-used", None, old.status))
                         continue
-                    bundle = Path(scratch) / f"{spec.dataset.fingerprint}.npz"
-                    if not bundle.exists():
-                        write_bundle(bundle, data)
                     arguments = (
                         spec,
-                        bundle,
+                        bundle_of(spec, split_seed),
                         self.places.results.resolve(),
                         reuse.keep_embeddings,
                         reuse.fresh,
@@ -421,6 +447,7 @@ class Plan:
                 if event.kind != "ended":
                     on_event(spec, event)
                     continue
+                at_work[spec.dataset.fingerprint] -= 1
                 record = results.get(spec.score_id) if event.status == "ok" else None
                 if record is None:
                     status = "failed" if event.status == "ok" else event.status

@@ -65,6 +65,8 @@ class DatasetRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fingerprint: str
     test_fingerprint: str = ""
     """Hash of the ids of the test rows: equal on splits that differ in the other rows alone."""
+    synthetic: bool = False
+    """Whether the data is made up; such runs are kept out of leaderboards."""
 
     @property
     def parts(self) -> str:

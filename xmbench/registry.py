@@ -9,6 +9,7 @@ file name is its name), by an entry point of the group ``xmbench.methods``, ``xm
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import sys
@@ -198,16 +199,36 @@ class Registry:
         return self.plugin("method", name).load()
 
     def dataset(self, name: str) -> Dataset:
-        """An instance of dataset ``name``; raises as :meth:`method` does."""
-        return cast("Dataset", self.plugin("dataset", name).load()())
+        """An instance of the dataset of a spec, such as ``emoji`` or ``synthetic[n=500]``.
+
+        Raises:
+            UnknownName: there is no such dataset, or it has no such parameter.
+            InvalidParameter: it has no parameters, or not with that value.
+            PluginError: it cannot be imported.
+        """
+        found = self.plugin("dataset", name).load()
+        if "[" not in name:
+            return cast("Dataset", found())
+        short, parameters = parse_spec(name)
+        accepted = inspect.signature(found).parameters
+        if not accepted:
+            raise InvalidParameter(f"dataset {short!r} has no parameters; ask for it as --dataset {short}")
+        for parameter in parameters:
+            if parameter not in accepted:
+                raise UnknownName(f"parameter of dataset {short!r}", parameter, accepted)
+        dataset = cast("Dataset", found(**parameters))
+        dataset.parameters = parameters
+        return dataset
 
     def encoder(self, name: str) -> type[Encoder]:
         """The class of encoder ``name``; raises as :meth:`method` does."""
         return self.plugin("encoder", name).load()
 
     def plugin(self, kind: Kind, name: str) -> Plugin:
-        """The plugin ``name``, not imported; raises UnknownName."""
+        """The plugin ``name``, not imported; raises UnknownName. Of a dataset's spec, brackets do not count."""
         known = self._of(kind)
+        if kind == "dataset":
+            name = name.partition("[")[0].strip()
         if name not in known:
             raise UnknownName(kind, name, known)
         return known[name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xmbench._io import atomic_write, npz_bytes, read_npz
-from xmbench.data import PairedData, Pairs, Ragged
+from xmbench.data import PairedData, Pairs, Ragged, Store
 from xmbench.evaluation import Scores, evaluate
 from xmbench.method import FitContext, Method
 from xmbench.protocol import Protocol
@@ -138,7 +138,7 @@ def run_one(
 
     Args:
         spec: the run.
-        bundle: file of :func:`write_bundle`.
+        bundle: folder of :func:`write_bundle`.
         folder: the results folder.
         keep: whether to keep the test embeddings.
         fresh: whether to fit even if embeddings of the same fit are kept.
@@ -300,44 +300,76 @@ def read_embeddings(path: Path) -> Embeddings | None:
         return None
 
 
-def write_bundle(path: Path, data: PairedData) -> None:
-    """Put prepared data into one uncompressed ``.npz``, from which a run reads what it may see."""
-    arrays: dict[str, NDArray[Any]] = {}
+def bundle_store(folder: Path) -> Store:
+    """Where :func:`xmbench.data.prepare` puts matrices, so that they lie in the bundle ``folder`` at once."""
+
+    def store(
+        name: str, shape: tuple[int, int], blocks: Iterator[NDArray[np.float32]]
+    ) -> NDArray[np.float32]:
+        path = folder / f"{name}.npy"
+        with path.open("wb") as stream:
+            descr = np.lib.format.dtype_to_descr(np.dtype(np.float32))
+            header = {"descr": descr, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(stream, header)
+            for block in blocks:
+                stream.write(block.data)
+        return _mapped(path)
+
+    return store
+
+
+def write_bundle(folder: Path, data: PairedData, *, stored: bool = False) -> None:
+    """Put prepared data into a folder of ``.npy`` files, of which a run maps what it may see into its memory.
+
+    Args:
+        folder: a new one.
+        data: what to write.
+        stored: the folder is there, with the features that ``prepare(..., store=bundle_store(folder))`` put there
+            for this data.
+    """
+    if not stored:
+        folder.mkdir()
     for part in ("train", "validation", "test"):
         pairs: Pairs | None = getattr(data, part)
         if pairs is None:
             continue
-        arrays |= {
-            f"{part}/images": pairs.images,
-            f"{part}/texts": pairs.texts,
-            f"{part}/labels": pairs.labels,
-        }
-        arrays[f"{part}/ids"] = pack_header({"ids": pairs.ids, "n_classes": pairs.n_classes})
+        arrays: dict[str, NDArray[Any]] = {}
+        if not stored:
+            arrays = {"images": pairs.images, "texts": pairs.texts}
+        arrays["labels"] = pairs.labels
+        arrays["ids"] = pack_header({"ids": pairs.ids, "n_classes": pairs.n_classes})
         for name in ("image_parts", "text_parts"):
             if (ragged := getattr(pairs, name)) is not None:
-                arrays |= {f"{part}/{name}/values": ragged.values, f"{part}/{name}/offsets": ragged.offsets}
-    with path.open("wb") as stream:
-        np.savez(stream, allow_pickle=False, **arrays)
+                arrays |= {f"{name}-values": ragged.values, f"{name}-offsets": ragged.offsets}
+        for name, array in arrays.items():
+            np.save(folder / f"{part}-{name}.npy", array, allow_pickle=False)
 
 
-def read_bundle(path: Path, part: str) -> Pairs:
-    """The pairs of one part of a bundle; other parts are not read."""
-    with np.load(path, allow_pickle=False) as arrays:
-        header = unpack_header(arrays[f"{part}/ids"])
-        ragged = {
-            name: Ragged(arrays[f"{part}/{name}/values"], arrays[f"{part}/{name}/offsets"])
-            for name in ("image_parts", "text_parts")
-            if f"{part}/{name}/values" in arrays
-        }
-        return Pairs(
-            images=arrays[f"{part}/images"],
-            texts=arrays[f"{part}/texts"],
-            labels=arrays[f"{part}/labels"],
-            ids=tuple(header["ids"]),
-            n_classes=header["n_classes"],
-            image_parts=ragged.get("image_parts"),
-            text_parts=ragged.get("text_parts"),
-        )
+def read_bundle(folder: Path, part: str) -> Pairs:
+    """The pairs of one part of a bundle, as memory maps; other parts are not read.
+
+    What is written to the arrays stays in this process.
+    """
+    arrays = {path.stem.removeprefix(f"{part}-"): _mapped(path) for path in folder.glob(f"{part}-*.npy")}
+    header = unpack_header(arrays["ids"])
+    ragged = {
+        name: Ragged(arrays[f"{name}-values"], arrays[f"{name}-offsets"])
+        for name in ("image_parts", "text_parts")
+        if f"{name}-values" in arrays
+    }
+    return Pairs(
+        images=arrays["images"],
+        texts=arrays["texts"],
+        labels=arrays["labels"],
+        ids=tuple(header["ids"]),
+        n_classes=header["n_classes"],
+        image_parts=ragged.get("image_parts"),
+        text_parts=ragged.get("text_parts"),
+    )
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    return np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
 
 
 def _limit_threads(threads: int) -> None:
