@@ -114,7 +114,8 @@ class Registry:
     """The plugins of this installation, and of the files given.
 
     Args:
-        plugin_files: Python files that define METHOD or DATASET (or both).
+        plugin_files: Python files that define METHOD or DATASET (or both); TOML files and folders that are data
+            of the user's own.
 
     Raises:
         MissingData: a plugin file does not exist.
@@ -125,9 +126,12 @@ class Registry:
         self.methods: dict[str, Plugin] = {}
         self.datasets: dict[str, Plugin] = {}
         self._refused: list[Plugin] = []
-        given = [plugin for path in plugin_files for plugin in _from_file(Path(path))]
-        for plugin in [*_built_in(), *_from_entry_points(), *given]:
+        for plugin in [*_built_in(), *_from_entry_points()]:
             self._add(plugin)
+        for path in map(Path, plugin_files):
+            own = path.is_dir() or path.suffix == ".toml"
+            for plugin in [self.plugin("dataset", str(path.absolute()))] if own else _from_file(path):
+                self._add(plugin)
 
     def _add(self, plugin: Plugin) -> None:
         known = self.methods if plugin.kind == "method" else self.datasets
@@ -170,8 +174,16 @@ class Registry:
         return cast("Dataset", self.plugin("dataset", name).load()())
 
     def plugin(self, kind: Kind, name: str) -> Plugin:
-        """The plugin ``name``, not imported; raises UnknownName."""
+        """The plugin ``name``, not imported; raises UnknownName.
+
+        A path in place of a dataset's name stands for data of the user's own, and raises as
+        :func:`xmbench.own_data.own_plugin` does.
+        """
         known = self.methods if kind == "method" else self.datasets
+        if kind == "dataset" and name not in known and _is_path(name):
+            from xmbench.own_data import own_plugin
+
+            return own_plugin(Path(name), known)
         if name not in known:
             raise UnknownName(kind, name, known)
         return known[name]
@@ -193,6 +205,10 @@ class Registry:
         if not specs:
             raise UsageError("no method given; try --methods all")
         return list(dict.fromkeys(specs))
+
+
+def _is_path(name: str) -> bool:
+    return "/" in name or "\\" in name or name.endswith(".toml") or Path(name).is_dir()
 
 
 def split_specs(text: str) -> list[str]:
