@@ -11,7 +11,7 @@ import numpy as np
 
 from xmbench._io import short_id
 from xmbench.columns import few
-from xmbench.data import PARTS, Corpus, Dataset, check_matrix
+from xmbench.data import PARTS, Corpus, Dataset, Split, check_matrix
 from xmbench.describe import card_text, class_counts, corpus_facts, describe_card
 from xmbench.errors import CorruptData, MissingData, MissingDependency, Unsupported, XmbenchError
 from xmbench.evaluation import TASKS, evaluate
@@ -69,7 +69,9 @@ def check_dataset(
     for (image, text), corpus in corpora.items():
         rows: dict[tuple[str, str], Any] = {("image", image): corpus.images, ("text", text): corpus.texts}
         for (modality, form), values in rows.items():
-            if (modality, form) not in looked:
+            # raw texts of one's own were looked at when they were read
+            seen = isinstance(dataset, OwnDataset) and (modality, form) == ("text", RAW)
+            if not seen and (modality, form) not in looked:
                 looked.add((modality, form))
                 _check_rows(f"{modality} {form}", values, corpus, problems, progress)
     found = describe_card(name, dataset, present=bool(corpora))
@@ -176,9 +178,22 @@ def _splits(dataset: Dataset, corpus: Corpus, problems: Problems) -> dict[str, A
             }
             for part in PARTS
         }
-        absent = [key for key, n in found[name]["train"]["classes"].items() if not n]
-        if absent:
-            found[name]["warning"] = f"no training row of {len(absent)} classes: {few(absent)}"
+        found[name]["warnings"] = _warnings(corpus, split)
+    return found
+
+
+def _warnings(corpus: Corpus, split: Split) -> list[str]:
+    """What need not be wrong with a split, but should be known."""
+    found = []
+    for part in PARTS:
+        counts = class_counts(corpus, getattr(split, part))
+        absent = [name for name, n in counts.items() if not n]
+        if absent and len(getattr(split, part)):
+            found.append(f"{len(absent)} of {len(counts)} classes have no {part} row: {few(absent)}")
+    groups = [{corpus.groups[row] for row in getattr(split, part)} for part in PARTS]
+    several = (groups[0] & groups[1]) | (groups[0] & groups[2]) | (groups[1] & groups[2])
+    if several:
+        found.append(f"{len(several)} of {len(set(corpus.groups))} groups have rows in several parts")
     return found
 
 
@@ -199,8 +214,7 @@ def check_text(found: dict[str, Any]) -> str:
         for part in PARTS:
             counts = ", ".join(f"{clean(key)} {n}" for key, n in parts[part]["classes"].items() if n)
             lines.append(f"{name + '/' + part + ':':<21} ids {parts[part]['ids']}: {counts or 'none'}")
-        if "warning" in parts:
-            lines.append(f"{name + ':':<21} {parts['warning']}")
+        lines += [f"{name + ':':<21} {text}" for text in parts["warnings"]]
     chance = found.get("read", {}).get("chance") or {}
     if chance:
         lines.append("chance:    MAP " + ", ".join(f"{task} {value:.4f}" for task, value in chance.items()))

@@ -85,10 +85,9 @@ class Reader:
     def corpus(self, image: str, text: str) -> Corpus | None:
         """The corpus with these representations of images and texts."""
         images, texts = self._side("image", image), self._side("text", text)
-        if images is None or texts is None:
-            return None
-        paired = self._pair(images, texts)
-        if paired is None:
+        paired = None if images is None or texts is None else self._pair(images, texts)
+        if images is None or texts is None or paired is None:
+            self._look()
             return None
         keys, image_rows, text_rows = paired
         items = self._items(keys, len(image_rows))
@@ -263,7 +262,7 @@ class Reader:
         """Names of the pairs, if there are any, and the rows of the image and the text of each."""
         if images.keys is not None and texts.keys is not None:
             rows = {key: row for row, key in enumerate(texts.keys)}
-            shared = [(row, rows[key]) for row, key in enumerate(images.keys) if key in rows]
+            shared = [(key, row, rows[key]) for row, key in enumerate(images.keys) if key in rows]
             lonely = [key for key in images.keys if key not in rows]
             known = set(images.keys)
             others = [key for key in texts.keys if key not in known]
@@ -276,11 +275,10 @@ class Reader:
                 self.report(CorruptData(f"images and texts are paired by id: {', '.join(said)}"))
             if not shared:
                 return None
-            return (
-                [images.keys[row] for row, _ in shared],
-                [row for row, _ in shared],
-                [row for _, row in shared],
-            )
+            if any(self.files.values()):
+                shared.sort()  # as files are listed, whichever form is read
+            keys, image_rows, text_rows = zip(*shared, strict=True)
+            return list(keys), list(image_rows), list(text_rows)
         if any(self.files.values()):
             needy = "texts" if texts.keys is None else "images"
             self.report(
@@ -297,6 +295,18 @@ class Reader:
             )
             return None
         return images.keys or texts.keys, list(range(n)), list(range(n))
+
+    def _look(self) -> None:
+        """Report what is wrong with the columns beside images and texts, where these cannot be paired."""
+        places = {
+            "ids": self.said.ids,
+            "labels": self.said.classes.file,
+            "groups": self.said.groups,
+            "split": self.said.partition.file,
+        }
+        for key, reference in places.items():
+            if reference is not None and (key, reference) != ("labels", FOLDER):
+                self._column(reference, key)
 
     # -- labels, groups, parts ------------------------------------------------------------------------
 
@@ -605,9 +615,10 @@ def own_plugin(path: Path, registered: Mapping[str, Plugin]) -> OwnPlugin:
     if not path.exists():
         raise MissingData(f"{clean(str(path))}: there is no such file or folder, and no dataset of that name")
     said = recognise(path) if path.is_dir() else read_description(path)
-    if said.name in registered:
+    known = registered.get(said.name)
+    if known is not None and known.path != path.resolve():
         where = "rename the folder" if path.is_dir() else f"change name in {clean(path.name)}"
-        raise UsageError(f"{said.name!r} is the name of a {registered[said.name].origin} dataset; {where}")
+        raise UsageError(f"{said.name!r} is the name of another dataset ({known.origin}); {where}")
     root = path if path.is_dir() else path.parent
     adapter = None
     if path.is_dir() and is_coco(path):
@@ -617,7 +628,9 @@ def own_plugin(path: Path, registered: Mapping[str, Plugin]) -> OwnPlugin:
                 f"{clean(path.name)} is laid out as MS-COCO is, which takes the dataset plugin mscoco; it is not here"
             )
     made = _described(said, root) if adapter is None else _coco(said, root, adapter.load())
-    return OwnPlugin("dataset", said.name, "the user's own", None, "", made=made, adapter=adapter)
+    return OwnPlugin(
+        "dataset", said.name, "the user's own", None, "", path.resolve(), made=made, adapter=adapter
+    )
 
 
 def _described(said: Description, root: Path) -> type[Dataset]:
