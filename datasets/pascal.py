@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import ClassVar
+import json
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
 
 import numpy as np
 
 from xmbench._io import digest, files_digest
-from xmbench.data import Corpus, Dataset, DatasetCard, Split, draw
+from xmbench.data import Corpus, Dataset, DatasetCard, Download, Split, draw
 from xmbench.errors import CorruptData, Unsupported
 
 
@@ -58,9 +60,53 @@ class Pascal(Dataset):
         ),
     )
     folders: ClassVar = ("pascal_sentence", ".")
+    downloads: ClassVar = {
+        "voc2012": (
+            Download(
+                "https://raw.githubusercontent.com/michelecafagna26/Pascal_Sentence_Dataset-downloader/"
+                "ab773ace9287c1b04c3e5f821ac5cca6cc82274d/pascal_sentences.json",
+                "d36111c19cba691b40558c6c60d416d90b3076433717bdd7112d76318b4b5076",
+                325_478,
+                "pascal_sentence/pascal_sentences.json",
+            ),
+            Download(
+                "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+                "e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb",
+                1_999_639_040,
+                "pascal_sentence",
+                unpack=True,
+                unpacked=500_000_000,
+            ),
+        )
+    }
+    """The sentences, and the VOC 2012 archive, which has the photographs of 2008 among its own."""
     required: ClassVar = ("dataset", "sentence")
     features = "lite0+tfidf"
     splits: ClassVar = {"cmgans": _cmgans, "acmr": _acmr, "ordered": _ordered}
+
+    _entries: Mapping[str, Any] | None = None
+
+    def _listed(self, data_dir: Path) -> Mapping[str, Any]:
+        """File name -> category and captions, from the downloaded list."""
+        if self._entries is None:
+            path = data_dir / "pascal_sentence" / "pascal_sentences.json"
+            self._entries = json.loads(path.read_text(encoding="utf-8"))
+        return self._entries or {}
+
+    def member(self, data_dir: Path, name: str) -> str | None:
+        """The photographs that have sentences go into the folders of their classes; the others are left out."""
+        entry = self._listed(data_dir).get(PurePosixPath(name).name) if "/JPEGImages/" in name else None
+        return entry and f"dataset/{entry['category']}/{PurePosixPath(name).name}"
+
+    def assemble(self, data_dir: Path) -> None:
+        """Write the sentences of each photograph into a file of its own."""
+        root = data_dir / "pascal_sentence"
+        for name, entry in self._listed(data_dir).items():
+            if not (root / "dataset" / entry["category"] / name).is_file():
+                raise CorruptData(f"pascal: the archive of photographs lacks {name}")
+            path = root / "sentence" / entry["category"] / f"{PurePosixPath(name).stem}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(f"{line}\n" for line in entry["captions"]), encoding="utf-8")
 
     def load(self, data_dir: Path, image: str, text: str) -> Corpus:
         """Read every category; see :meth:`xmbench.data.Dataset.load`."""

@@ -11,9 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xmbench._io import files_digest
-from xmbench.data import Corpus, Dataset, DatasetCard, Split, draw
+from xmbench.data import Corpus, Dataset, DatasetCard, Download, Split, draw
 from xmbench.errors import CorruptData, MissingData, Unsupported
 
+SOURCE = "https://raw.githubusercontent.com/emanuetre/crossmodal/306fafe76b47f45c74204c3ab81705c09e6ff298/wikipedia_info/"
+FILES = {
+    "raw_features.mat": (1_075_232, "ca628f765a69575e168ab29eb97f5ade12fadf47b31de1328c7ff631c7f225ae"),
+    "trainset_txt_img_cat.list": (
+        155_153,
+        "30c1ba8afbe90da5986de9b12496b6dd2e4680d3876b79ab7aae2e437d5819a3",
+    ),
+    "testset_txt_img_cat.list": (49_494, "ec3123ee31cc89dd95fbeb23eb73b2ecfd1d8909bba863723471aad99408c1eb"),
+    "categories.list": (75, "4929f3ee00e9de9ffe11f9ab18fc8919b0f6182cc801309409df2f2d05e2b0f5"),
+}
+"""A public copy of the features and lists: name -> bytes, sha256."""
 LISTS = {"train": "trainset_txt_img_cat.list", "test": "testset_txt_img_cat.list"}
 VALIDATION = 231
 
@@ -46,6 +57,12 @@ def _acmr(corpus: Corpus, seed: int) -> Split:
     return Split("acmr", seed, *(np.concatenate(rows) for rows in (train, validation, test)))
 
 
+def _grouped(corpus: Corpus, seed: int) -> Split:
+    """About 1,942 training, 231 validation and 693 test pairs; the sections of an article stay on one side."""
+    test, validation, train = draw(corpus, np.arange(len(corpus)), seed, [693, VALIDATION], grouped=True)
+    return Split("grouped", seed, train, validation, test)
+
+
 class Wikipedia(Dataset):
     """Reads the official features, the two lists and, for raw texts, the article sections."""
 
@@ -71,6 +88,13 @@ class Wikipedia(Dataset):
         ),
     )
     folders: ClassVar = ("wikipedia/wikipedia_dataset", "wikipedia_dataset")
+    downloads: ClassVar = {
+        "features": tuple(
+            Download(SOURCE + name, sha256, size, f"wikipedia/wikipedia_dataset/{name}")
+            for name, (size, sha256) in FILES.items()
+        )
+    }
+    """Features, lists and classes, which runs on sift+lda need; the texts are in the dataset's own archive."""
     required: ClassVar = (*LISTS.values(), "categories.list", "raw_features.mat")
     stored: ClassVar = {
         "image": {"sift": "128 visual words over SIFT, as shares (official)"},
@@ -78,7 +102,7 @@ class Wikipedia(Dataset):
     }
     features = "sift+lda"
     scalings: ClassVar = {"sift": "zscore", "lda": "zscore"}
-    splits: ClassVar = {"official": _official, "cmgans": _cmgans, "acmr": _acmr}
+    splits: ClassVar = {"official": _official, "cmgans": _cmgans, "acmr": _acmr, "grouped": _grouped}
 
     def load(self, data_dir: Path, image: str, text: str) -> Corpus:
         """Read lists and features, and the texts if asked for; see :meth:`xmbench.data.Dataset.load`."""

@@ -296,6 +296,86 @@ def data_check(name: str, as_json: bool, quiet: bool, plugins: tuple[str, ...], 
         raise SystemExit(problems.exit_code)
 
 
+@data.command("audit")
+@click.argument("name")
+@click.option("--split", help="Name of the split.  [default: the dataset's first]")
+@click.option("--split-seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@PLUGIN
+@DATA_DIR
+def data_audit(
+    name: str,
+    split: str | None,
+    split_seed: int,
+    as_json: bool,
+    plugins: tuple[str, ...],
+    data_dir: str | None,
+) -> None:
+    """Look for what makes a split lie: copies and groups on both sides, texts that name their class.
+
+    Also constant columns, classes without rows, the chance level of each task, and the hash of each part's ids.
+    """
+    import msgspec
+
+    from xmbench.audit import audit, audit_text
+
+    registry = _registry(plugins)
+    plugin, dataset = registry.plugin("dataset", name), registry.dataset(name)
+    with _reporter(quiet=False, verbose=False) as reporter:
+        found = audit(plugin.name, dataset, _data(data_dir), split, split_seed, reporter.progress)
+    if as_json:
+        _print_json({**msgspec.to_builtins(found), "findings": found.findings()})
+    else:
+        click.echo(audit_text(found))
+
+
+@data.command("fetch")
+@click.argument("name")
+@click.argument("edition", required=False)
+@click.option("--yes", "-y", is_flag=True, help="Do not ask: the terms are accepted.")
+@click.option(
+    "--mirror",
+    envvar="XMBENCH_MIRROR",
+    metavar="URL|DIR",
+    help="Take the files, under their own names, from there.  [env: XMBENCH_MIRROR]",
+)
+@PLUGIN
+@DATA_DIR
+def data_fetch(
+    name: str,
+    edition: str | None,
+    yes: bool,
+    mirror: str | None,
+    plugins: tuple[str, ...],
+    data_dir: str | None,
+) -> None:
+    """Download a dataset from its public source, check it, and put it where it is expected.
+
+    Prints its terms first. A download that was interrupted is gone on with. Nothing is downloaded while
+    XMBENCH_OFFLINE is set.
+    """
+    from xmbench.describe import dataset_present
+    from xmbench.fetch import editions, fetch, terms
+
+    dataset, places = _registry(plugins).dataset(name), _places(data_dir, "results")
+    if not dataset.card.embedded and dataset_present(dataset, places.data):
+        click.echo(f"{name} is there: {dataset.folder(places.data)}")
+        return
+    downloads = editions(name, dataset, edition)
+    click.echo(terms(dataset, downloads, mirror))
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError("nothing was downloaded; if these terms are accepted, say --yes")
+        if not click.confirm("Download and use it under these terms?"):
+            raise UsageError("nothing was downloaded")
+    with _reporter(quiet=False, verbose=False) as reporter:
+        made = fetch(
+            name, dataset, downloads, places.data, places.cache, mirror=mirror, progress=reporter.progress
+        )
+    for path in made:
+        click.echo(path)
+
+
 @cli.command()
 @click.option("--dataset", "-d", help="One dataset only.")
 @click.option(

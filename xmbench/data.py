@@ -351,6 +351,27 @@ class DatasetCard:
     embedded: bool = False
 
 
+@dataclass(frozen=True)
+class Download:
+    """A public file that a dataset is made of.
+
+    Args:
+        url: where it is to be had.
+        sha256: of the file as it is downloaded.
+        size: its bytes.
+        to: path below the data directory; for an archive, the folder that it is unpacked into.
+        unpack: whether it is a ``.zip`` or ``.tar`` archive.
+        unpacked: bytes that it may unpack to at most; None for four times its size.
+    """
+
+    url: str
+    sha256: str
+    size: int
+    to: str
+    unpack: bool = False
+    unpacked: int | None = None
+
+
 class Dataset(ABC):
     """A dataset adapter: one file in ``datasets/`` or one third-party module, ending in ``DATASET = Class``.
 
@@ -372,6 +393,8 @@ class Dataset(ABC):
     """Feature name -> default scaling, for stored features."""
     splits: ClassVar[Mapping[str, SplitRule]]
     """Split name -> rule; the first is the default. The rule's docstring says what it draws."""
+    downloads: ClassVar[Mapping[str, Sequence[Download]]] = {}
+    """Edition -> public files that make it; the first is the default. Empty where there is no public source."""
 
     def folder(self, data_dir: Path) -> Path:
         """The folder that holds the dataset.
@@ -389,6 +412,18 @@ class Dataset(ABC):
             f"expected there:\n  {layout}\n"
             "name the directory with --data-dir or XMBENCH_DATA_DIR; get the data from: " + self.card.source
         )
+
+    def member(self, data_dir: Path, name: str) -> str | None:
+        """Where a member of a downloaded archive goes, relative to ``Download.to``; None to leave it out.
+
+        Args:
+            data_dir: where the files of the earlier downloads lie.
+            name: the member's path, checked.
+        """
+        return name
+
+    def assemble(self, data_dir: Path) -> None:  # noqa: B027 - most datasets are whole when unpacked
+        """Make what the downloads lack to be the dataset, below ``data_dir``."""
 
     @abstractmethod
     def load(self, data_dir: Path, image: str, text: str) -> Corpus:
