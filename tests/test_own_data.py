@@ -1012,7 +1012,7 @@ def test_groups_that_straddle_and_classes_without_rows_are_told(folder):
         in found["read"]["splits"]["given"]["warnings"]
     )
     shown = check_text(found)
-    assert "of 5 classes have no test row" in shown and "groups have rows in several parts" in shown
+    assert "of 5 classes have no test row" in shown and "groups stand on both sides of the split" in shown
 
 
 def test_the_description_in_the_readme_is_one(tmp_path):

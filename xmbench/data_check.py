@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from xmbench._io import short_id
+from xmbench.audit import id_hash, straddling
 from xmbench.columns import few
 from xmbench.data import PARTS, Corpus, Dataset, Split, check_matrix
 from xmbench.describe import card_text, class_counts, corpus_facts, describe_card
@@ -174,7 +174,7 @@ def _splits(dataset: Dataset, corpus: Corpus, problems: Problems) -> dict[str, A
         found[name] = {
             part: {
                 "classes": class_counts(corpus, getattr(split, part)),
-                "ids": short_id([corpus.ids[row] for row in getattr(split, part)]),
+                "ids": id_hash(corpus, getattr(split, part)),
             }
             for part in PARTS
         }
@@ -190,10 +190,9 @@ def _warnings(corpus: Corpus, split: Split) -> list[str]:
         absent = [name for name, n in counts.items() if not n]
         if absent and len(getattr(split, part)):
             found.append(f"{len(absent)} of {len(counts)} classes have no {part} row: {few(absent)}")
-    groups = [{corpus.groups[row] for row in getattr(split, part)} for part in PARTS]
-    several = (groups[0] & groups[1]) | (groups[0] & groups[2]) | (groups[1] & groups[2])
-    if several:
-        found.append(f"{len(several)} of {len(set(corpus.groups))} groups have rows in several parts")
+    groups = straddling(corpus, split)
+    if groups.straddling:
+        found.append(f"{groups.straddling} of {groups.n_groups} groups stand on both sides of the split")
     return found
 
 
@@ -213,7 +212,7 @@ def check_text(found: dict[str, Any]) -> str:
     for name, parts in found.get("read", {}).get("splits", {}).items():
         for part in PARTS:
             counts = ", ".join(f"{clean(key)} {n}" for key, n in parts[part]["classes"].items() if n)
-            lines.append(f"{name + '/' + part + ':':<21} ids {parts[part]['ids']}: {counts or 'none'}")
+            lines.append(f"{name + '/' + part + ':':<21} ids {parts[part]['ids'][:16]}: {counts or 'none'}")
         lines += [f"{name + ':':<21} {text}" for text in parts["warnings"]]
     chance = found.get("read", {}).get("chance") or {}
     if chance:
