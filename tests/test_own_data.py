@@ -514,6 +514,19 @@ def test_the_digest_knows_the_data_and_neither_the_place_nor_the_card(folder, tm
     table(folder / "items.csv", items())
     made(folder, TOML.replace("groups =", "#"))
     assert load(path).digest != first
+    made(folder, TOML + 'features.more = "images.npy"\n')
+    assert load(path).digest == first  # what nobody asks for does not count
+    assert load(path, text="more").digest != load(path, text="topics").digest
+
+
+def test_the_same_two_files_in_each_other_s_place_are_other_data(folder):
+    digests = []
+    for image, text in (("a", "b"), ("b", "a")):
+        np.save(folder / "a.npy", features())
+        np.save(folder / "b.npy", features(seed=1))
+        replaced = TOML.replace("images.npy", f"{image}.npy").replace("topics.npy", f"{text}.npy")
+        digests.append(load(made(folder, replaced), text="topics").digest)
+    assert digests[0] != digests[1]
 
 
 def test_the_name_of_a_record_is_the_one_that_the_data_gives_itself(folder):
@@ -991,6 +1004,8 @@ def test_the_check_returns_2_or_3_and_prints_problems_beside_the_card(call, fold
     assert (code, out) == (2, "") and "did you mean title" in err
     assert call("data", "check", "nowhere/at_all")[0] == 3
     assert call("data", "check", "emojj")[0] == 2
+    assert call("data", "check", "e" * 5000)[0] == 2
+    assert call("data", "check", "nowhere/" + "e" * 5000)[0] == 3
 
 
 def test_the_check_takes_a_registered_dataset_and_its_absence(call):

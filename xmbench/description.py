@@ -99,10 +99,14 @@ class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Partition(self.split) if isinstance(self.split, str) else self.split
 
     def identity(self) -> dict[str, Any]:
-        """What is said of the data itself: neither the words of the card nor the split, which do not change it."""
+        """What is said of the data itself, features apart; words of the card and the split do not change it."""
         words = ("title", "what", "source", "licence", "citation", "defects", "split", "features")
-        said: dict[str, Any] = msgspec.to_builtins(self)
-        return {key: value for key, value in said.items() if key not in words}
+        said: dict[str, Any] = {
+            key: value for key, value in msgspec.to_builtins(self).items() if key not in words
+        }
+        for side in ("images", "texts"):
+            del said[side]["features"]
+        return said
 
 
 # -- from a file ------------------------------------------------------------------------------------

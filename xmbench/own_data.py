@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -77,6 +77,7 @@ class Reader:
     def __init__(self, said: Description, root: Path, report: Report = stop) -> None:
         self.said, self.root, self.report = said, root, report
         self.sides = {"image": said.images, "text": said.texts}
+        self.columns: dict[str, list[str] | NDArray[Any]] = {}
         self.used: dict[str, Path] = {}
         self.notes: list[str] = []
         self.files = {modality: self._folder(modality) for modality in self.sides}
@@ -141,25 +142,27 @@ class Reader:
 
     def _column(self, reference: str, key: str) -> list[str] | NDArray[Any] | None:
         try:
-            values = read_column(reference, self.root)
+            if reference not in self.columns:
+                self.columns[reference] = read_column(reference, self.root)
         except XmbenchError as error:
             self.report(_about(key, error))
             return None
-        self.used[reference] = locate(reference, self.root)[0]
-        return values
+        self.used[f"{key} {reference}"] = locate(reference, self.root)[0]
+        return self.columns[reference]
 
-    def _names(self, reference: str, key: str) -> list[str] | None:
-        """A column of names, files among them by the name that they have in their folder."""
+    def _words(self, reference: str, key: str, *, names: bool = True) -> list[str] | None:
+        """A column of names, or of any text."""
         values = self._column(reference, key)
         if values is None:
             return None
         try:
-            names = as_text(values, reference)
-            check_names(set(names), f"{key}: {clean(reference)}")
+            words = as_text(values, reference)
+            if names:
+                check_names(set(words), clean(reference))
         except XmbenchError as error:
             self.report(_about(key, error))
             return None
-        return names
+        return words
 
     def _matrix(self, reference: str, key: str) -> NDArray[Any] | None:
         path, name = locate(reference, self.root)
@@ -174,7 +177,7 @@ class Reader:
         except XmbenchError as error:
             self.report(_about(key, error))
             return None
-        self.used[reference] = path
+        self.used[f"{key} {reference}"] = path
         return matrix
 
     # -- images and texts -----------------------------------------------------------------------------
@@ -197,13 +200,12 @@ class Reader:
                 UsageError(f"{what}.features: the {what} are files, so their names are needed: {what}.ids")
             )
             return None
-        names = None if reference is None else self._names(reference, f"{what}.ids" if side.ids else "ids")
+        names = None if reference is None else self._words(reference, f"{what}.ids" if side.ids else "ids")
         if reference is not None and names is None:
             return None
         keys = None if names is None else [self.aliases.get(name, name) for name in names]
         if wanted == RAW:
-            values: Any = self._column(cast(str, side.raw), f"{what}.raw")
-            values = None if values is None else as_text(values, cast(str, side.raw))
+            values: Any = self._words(cast(str, side.raw), f"{what}.raw", names=False)
         else:
             values = self._matrix(self.said.stored(modality)[wanted].file, f"{what}.features.{wanted}")
         if values is None:
@@ -253,7 +255,7 @@ class Reader:
 
     def _paths(self, values: list[str]) -> list[Path]:
         paths = [self.root / value for value in values]
-        missing = [value for value, path in zip(values, paths, strict=True) if not _is_file(path)]
+        missing = [value for value, path in zip(values, paths, strict=True) if not _is(Path.is_file, path)]
         if missing:
             self.report(MissingData(f"images.raw: {len(missing)} files do not exist: {few(missing)}"))
         return paths
@@ -314,12 +316,12 @@ class Reader:
         labels = self._labels(keys, n)
         groups = parts = None
         if self.said.groups is not None:
-            names = self._names(self.said.groups, "groups")
+            names = self._words(self.said.groups, "groups")
             groups = None if names is None else self._placed("groups", names, keys, n)
         if self.said.partition.file is not None:
-            words = self._column(self.said.partition.file, "split")
+            words = self._words(self.said.partition.file, "split", names=False)
             parts = None if words is None else self._placed("split", words, keys, n)
-            parts = None if parts is None else self._parts(as_text(parts, self.said.partition.file))
+            parts = None if parts is None else self._parts(parts)
         asked = (self.said.groups is not None, self.said.partition.file is not None)
         if labels is None or asked != (groups is not None, parts is not None):
             return None
@@ -338,7 +340,7 @@ class Reader:
                 self.report(CorruptData(f"{key}: {len(values)} rows, but there are {n} pairs"))
                 return None
             return values
-        names = self._names(self.said.ids, "ids")
+        names = self._words(self.said.ids, "ids")
         if names is None or keys is None:
             return None
         if len(names) != len(values):
@@ -347,7 +349,7 @@ class Reader:
         rows: dict[str, int] = {}
         for row, name in enumerate(names):
             first = rows.setdefault(self.aliases.get(name, name), row)
-            if not np.array_equal(values[first], values[row]):
+            if first != row and not np.array_equal(values[first], values[row]):
                 self.report(CorruptData(f"{key}: two rows of {clean(name)} differ, {first} and {row}"))
                 return None
         missing, extra = [name for name in keys if name not in rows], set(rows).difference(keys)
@@ -415,9 +417,10 @@ def _about(key: str, error: XmbenchError) -> XmbenchError:
     return kind(f"{key}: {error}")
 
 
-def _is_file(path: Path) -> bool:
+def _is(kind: Callable[[Path], bool], path: Path) -> bool:
+    """Whether a path leads to a folder or a file, as ``kind`` asks."""
     try:
-        return path.is_file()
+        return kind(path)
     except (OSError, ValueError):  # a name that is too long, or that no file can have
         return False
 
@@ -469,7 +472,7 @@ def decode(
         if values.dtype.kind not in "iu":
             check_labels(values, None)  # says what is wrong with it
         if classes is not None:
-            return check_labels(values - first, len(classes)), tuple(classes)
+            return check_labels(values.astype(np.int64) - first, len(classes)), tuple(classes)
         numbers, labels = np.unique(values, return_inverse=True)
         return labels.astype(np.int64), tuple(str(number) for number in numbers)
     of_items = [
@@ -612,7 +615,7 @@ def own_plugin(path: Path, registered: Mapping[str, Plugin]) -> OwnPlugin:
         MissingData: there is no such file or folder.
         UsageError: it is off, or its name is taken.
     """
-    if not path.exists():
+    if not (_is(Path.is_dir, path) or _is(Path.is_file, path)):
         raise MissingData(f"{clean(str(path))}: there is no such file or folder, and no dataset of that name")
     said = recognise(path) if path.is_dir() else read_description(path)
     known = registered.get(said.name)

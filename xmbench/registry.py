@@ -208,7 +208,10 @@ class Registry:
 
 
 def _is_path(name: str) -> bool:
-    return "/" in name or "\\" in name or name.endswith(".toml") or Path(name).is_dir()
+    try:
+        return "/" in name or "\\" in name or name.endswith(".toml") or Path(name).is_dir()
+    except OSError:  # too long for one
+        return False
 
 
 def split_specs(text: str) -> list[str]:
