@@ -676,10 +676,7 @@ def _coco(said: Description, root: Path, adapter: type[Dataset]) -> type[Dataset
     """The adapter of MS-COCO, reading another folder."""
 
     def folder(self: Dataset, data_dir: Path) -> Path:
-        missing = [path for path in adapter.required if not (root / path).exists()]
-        if missing:
-            raise MissingData(f"{clean(root.name)} is laid out as MS-COCO is, but lacks {', '.join(missing)}")
-        return root
+        return adapter.folder(self, root)
 
-    card = replace(adapter.card, title=said.title, source=said.source, licence=said.licence, defects=())
-    return type("OwnDataset", (adapter,), {"folder": folder, "card": replace(card, citation=said.citation)})
+    card = replace(_card(said), image_text=adapter.card.image_text, defects=adapter.card.defects)
+    return type("OwnDataset", (adapter,), {"folder": folder, "folders": (".",), "card": card})
