@@ -46,6 +46,9 @@ def write(path: Path, array: np.ndarray) -> Path:
         write_mat73(path, {"anything": array})
     elif path.suffix == ".mat":
         savemat(path, {"anything": array}, oned_as="column")
+    elif path.suffix == ".h5":
+        with needs("h5py", "mat73").File(path, "w") as file:
+            file.create_dataset("group/anything", data=array)
     else:
         delimiter = {".csv": ",", ".tsv": "\t", ".txt": " "}[path.suffix]
         np.savetxt(path, array, delimiter=delimiter, fmt="%d" if array.dtype.kind in "ib" else "%.18e")
@@ -77,8 +80,8 @@ def write_mat73(path: Path, variables: dict[str, np.ndarray], **attributes) -> P
     return path
 
 
-SUFFIXES = (".npy", ".npz", ".csv", ".tsv", ".txt", ".parquet", ".mat", ".v73.mat")
-BINARY = (".npy", ".npz", ".parquet", ".mat", ".v73.mat")
+SUFFIXES = (".npy", ".npz", ".csv", ".tsv", ".txt", ".parquet", ".mat", ".v73.mat", ".h5")
+BINARY = (".npy", ".npz", ".parquet", ".mat", ".v73.mat", ".h5")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

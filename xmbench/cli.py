@@ -28,7 +28,7 @@ PLUGIN = click.option(
     "plugins",
     multiple=True,
     metavar="FILE",
-    help="Also register the METHOD, DATASET or ENCODER of this file.",
+    help="Also register the METHOD, DATASET or ENCODER of this file, or data of your own (see: data check).",
 )
 DATA_DIR = click.option(
     "--data-dir",
@@ -86,7 +86,13 @@ def cli(debug: bool) -> None:
     show_default=True,
     help="all, paper (those of the CM-GANs and ACMR papers), or names with commas: cca,cca[ridge=0.1].",
 )
-@click.option("--dataset", "-d", default="emoji", show_default=True, help="See: xmbench list datasets.")
+@click.option(
+    "--dataset",
+    "-d",
+    default="emoji",
+    show_default=True,
+    help="See: xmbench list datasets; or data of your own: a TOML file or a folder.",
+)
 @click.option(
     "--features", metavar="IMAGE+TEXT", help="Features, such as lite0+tfidf.  [default: the dataset's]"
 )
@@ -324,6 +330,32 @@ def data_info(name: str, as_json: bool, plugins: tuple[str, ...], data_dir: str 
     _print_card(_registry(plugins), name, data_dir, as_json)
 
 
+@data.command("check")
+@click.argument("name", metavar="NAME|PATH")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--quiet", "-q", is_flag=True, help="Print the result alone.")
+@PLUGIN
+@DATA_DIR
+def data_check(name: str, as_json: bool, quiet: bool, plugins: tuple[str, ...], data_dir: str | None) -> None:
+    """Read all of a dataset, print its card and every problem, of which there should be none.
+
+    PATH is data of your own: a TOML file that describes it, or a folder in a known layout. Exit code 2 if it is
+    described wrongly, 3 if files are missing or damaged.
+    """
+    from xmbench.data_check import check_dataset, check_text
+
+    registry = _registry(plugins)
+    plugin, dataset = registry.plugin("dataset", name), registry.dataset(name)
+    with _reporter(quiet, False) as reporter:
+        found, problems = check_dataset(plugin.name, dataset, _data(data_dir), reporter.progress)
+    if as_json:
+        _print_json(found)
+    else:
+        click.echo(check_text(found))
+    if problems.found:
+        raise SystemExit(problems.exit_code)
+
+
 @data.command("audit")
 @click.argument("name")
 @click.option("--split", help="Name of the split.  [default: the dataset's first]")
@@ -347,10 +379,10 @@ def data_audit(
 
     from xmbench.audit import audit, audit_text
 
+    registry = _registry(plugins)
+    plugin, dataset = registry.plugin("dataset", name), registry.dataset(name)
     with _reporter(quiet=False, verbose=False) as reporter:
-        found = audit(
-            name, _registry(plugins).dataset(name), _data(data_dir), split, split_seed, reporter.progress
-        )
+        found = audit(plugin.name, dataset, _data(data_dir), split, split_seed, reporter.progress)
     if as_json:
         _print_json({**msgspec.to_builtins(found), "findings": found.findings()})
     else:
@@ -757,8 +789,9 @@ def evaluate(
     """Score embeddings of your own: row i of IMAGES, TEXTS and the labels is one item.
 
     Files are .npy (mapped into memory, so it may be large), .npz, .csv, .tsv or .txt (numbers alone), .parquet
-    (numeric columns, or one column of lists; extra "parquet") or .mat (version 7.3: extra "mat73"). One of
-    several arrays, variables or columns is named as FILE.npz:NAME, FILE.mat:NAME or FILE.parquet:NAME.
+    (numeric columns, or one column of lists; extra "parquet"), .mat (version 7.3: extra "mat73"), .h5 or .hdf5
+    (extra "mat73"). One of several arrays, variables or columns is named as FILE.npz:NAME, FILE.mat:NAME,
+    FILE.h5:NAME or FILE.parquet:NAME.
     """
     from xmbench.describe import recall_levels, scores_text
     from xmbench.evaluation import evaluate as score
@@ -890,7 +923,8 @@ def _plugin_row(kind: str, name: str, plugin: Plugin, check: bool) -> dict[str, 
 def _print_card(registry: Registry, name: str, data_dir: str | None, as_json: bool) -> None:
     from xmbench.describe import card_text, describe_dataset
 
-    found = describe_dataset(name, registry.dataset(name), _data(data_dir), registry)
+    plugin = registry.plugin("dataset", name)
+    found = describe_dataset(plugin.name, registry.dataset(name), _data(data_dir), registry)
     if as_json:
         _print_json(found)
     else:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from xmbench.data import PARTS, Dataset
+from xmbench.data import PARTS, Corpus, Dataset
 from xmbench.differences import COLUMNS, EXPLANATION, Claim
 from xmbench.errors import MissingData
 from xmbench.evaluation import RECALL_LEVELS, TASKS, Scores, TaskScores
@@ -156,8 +157,23 @@ def describe_dataset(
     name: str, dataset: Dataset, data_dir: Path, registry: Registry | None = None
 ) -> dict[str, Any]:
     """A dataset's card as JSON values; what only its files can tell is there if they are."""
+    found = describe_card(name, dataset, present=dataset.card.embedded or dataset_present(dataset, data_dir))
+    if found["present"]:
+        from xmbench.features import source, split_features
+
+        image, text = split_features(dataset.features)
+        wanted = source(dataset, "image", image, registry), source(dataset, "text", text, registry)
+        try:
+            found["read"] = corpus_facts(dataset, dataset.load(data_dir, *wanted))
+        except MissingData as error:  # there, but not with what the default features come from
+            found["unread"] = str(error)
+    return found
+
+
+def describe_card(name: str, dataset: Dataset, *, present: bool) -> dict[str, Any]:
+    """What is known of a dataset without its files."""
     card = dataset.card
-    found: dict[str, Any] = {
+    return {
         "name": name,
         "title": card.title,
         "what": card.image_text,
@@ -168,47 +184,47 @@ def describe_dataset(
         "defects": list(card.defects),
         "expected_files": list(card.layout),
         "embedded": card.embedded,
-        "present": card.embedded or dataset_present(dataset, data_dir),
+        "present": present,
         "stored_features": {modality: dict(names) for modality, names in dataset.stored.items()},
         "default_features": dataset.features,
         "splits": {key: inspect.getdoc(rule) or "" for key, rule in dataset.splits.items()},
     }
-    if found["present"]:
-        from xmbench.audit import id_hash
-        from xmbench.features import source, split_features
 
-        image, text = split_features(dataset.features)
-        wanted = source(dataset, "image", image, registry), source(dataset, "text", text, registry)
-        try:
-            corpus = dataset.load(data_dir, *wanted)
-        except MissingData as error:  # there, but not with what the default features come from
-            found["unread"] = str(error)
-            return found
-        splits = {key: dataset.split(corpus, key, 0) for key in dataset.splits}
-        labels = np.asarray(corpus.labels)
-        counts = (
-            labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=len(corpus.class_names))
-        )
-        found["read"] = {
-            "pairs": len(corpus),
-            "groups": len(set(corpus.groups)),
-            "classes": dict(zip(corpus.class_names, map(int, counts), strict=True)),
-            "digest": corpus.digest[:16],
-            "notes": list(corpus.notes),
-            "split_sizes": {key: split.sizes for key, split in splits.items()},
-            "split_hashes": {
-                key: {part: id_hash(corpus, getattr(split, part)) for part in PARTS}
-                for key, split in splits.items()
-            },
-        }
-    return found
+
+def corpus_facts(dataset: Dataset, corpus: Corpus) -> dict[str, Any]:
+    """What only the files of a dataset can tell."""
+    from xmbench.audit import id_hash
+
+    splits = {key: dataset.split(corpus, key, 0) for key in dataset.splits}
+    return {
+        "pairs": len(corpus),
+        "groups": len(set(corpus.groups)),
+        "classes": class_counts(corpus, np.arange(len(corpus))),
+        "digest": corpus.digest[:16],
+        "notes": list(corpus.notes),
+        "split_sizes": {key: split.sizes for key, split in splits.items()},
+        "split_hashes": {
+            key: {part: id_hash(corpus, getattr(split, part)) for part in PARTS}
+            for key, split in splits.items()
+        },
+    }
+
+
+def class_counts(corpus: Corpus, rows: NDArray[np.int64]) -> dict[str, int]:
+    """Class name -> how many of the rows are of it."""
+    labels = np.asarray(corpus.labels)[rows]
+    counts = (
+        labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=len(corpus.class_names))
+    )
+    return dict(zip(corpus.class_names, map(int, counts), strict=True))
 
 
 def card_text(found: dict[str, Any]) -> str:
     """:func:`describe_dataset` for a terminal."""
     lines = [f"{found['name']}: {found['title']}", ""]
     for key in ("what", "source", "licence", "citation", "pairs"):
-        lines.append(f"{key + ':':<10} {found[key]}")
+        if found[key]:  # how many pairs data of one's own has is known once it is read
+            lines.append(f"{key + ':':<10} {found[key]}")
     lines.append(f"features:  {found['default_features']} by default")
     for modality, names in found["stored_features"].items():
         lines += [f"           {modality} {key}: {text}" for key, text in names.items()]
@@ -227,9 +243,10 @@ def card_text(found: dict[str, Any]) -> str:
         lines.append("state:     the files of the default features are not there: " + clean(found["unread"]))
         return "\n".join(lines)
     if not read:
-        lines.append(
-            "state:     the files are not there; name the directory with --data-dir or XMBENCH_DATA_DIR"
-        )
+        if found["expected_files"]:
+            lines.append(
+                "state:     the files are not there; name the directory with --data-dir or XMBENCH_DATA_DIR"
+            )
         return "\n".join(lines)
     lines.append(f"read:      {read['pairs']:,} pairs in {read['groups']:,} groups, digest {read['digest']}")
     lines += [f"           {clean(note)}" for note in read["notes"]]

@@ -1,4 +1,4 @@
-"""Arrays from files of the user's: numpy, text, Parquet and MATLAB. Nothing is ever unpickled."""
+"""Arrays from files of the user's: numpy, text, Parquet, MATLAB and HDF5. Nothing is ever unpickled."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from xmbench._io import clean
 from xmbench.errors import InvalidInput, MissingData, MissingDependency, XmbenchError
 
-_NAMED = re.compile(r"(.+\.(?:npz|mat|parquet)):(.+)", flags=re.DOTALL)
+_NAMED = re.compile(r"(.+\.(?:npz|mat|parquet|h5|hdf5)):(.+)", flags=re.DOTALL)
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 def read_matrix(path: Path, *, labels: bool = False) -> NDArray[Any]:
-    """An array from a .npy, .npz, .csv, .tsv, .txt, .parquet or .mat file, in the type it has there.
+    """An array from a .npy, .npz, .csv, .tsv, .txt, .parquet, .mat, .h5 or .hdf5 file, in the type it has there.
 
-    Of an .npz or .mat file with several arrays, and of some columns in a .parquet file, ``FILE:NAME`` takes
+    Of an .npz, .mat or HDF5 file with several arrays, and of some columns in a .parquet file, ``FILE:NAME`` takes
     one. A .npy file is mapped into memory, not read, so that it may be larger than memory.
 
     Returns:
@@ -33,7 +33,7 @@ def read_matrix(path: Path, *, labels: bool = False) -> NDArray[Any]:
     Raises:
         MissingData: there is no such file.
         InvalidInput: it is damaged, or holds no array of real numbers, or more than one.
-        MissingDependency: the extra ``parquet``, or ``mat73`` for MATLAB 7.3 files, is not installed.
+        MissingDependency: the extra ``parquet``, or ``mat73`` for HDF5 and MATLAB 7.3 files, is not installed.
     """
     named = None if path.is_file() else _NAMED.fullmatch(str(path))
     path, name = (Path(named[1]), named[2]) if named else (path, None)
@@ -211,7 +211,7 @@ def _check_counted(path: Path, array: NDArray[Any]) -> None:
 
 def _parquet(path: Path, name: str | None) -> NDArray[Any]:
     """Numeric columns side by side, or one column of lists of equal length; no index of a data frame."""
-    _need("pyarrow", path, "parquet")
+    need("pyarrow", f"reading {path.name}", "parquet")
     import pyarrow as pa
     from pyarrow.parquet import ParquetFile
 
@@ -293,7 +293,7 @@ def _v5_variables(path: Path) -> dict[str, str]:
 
 
 def _hdf5_variables(path: Path) -> dict[str, str]:
-    _need("h5py", path, "mat73")
+    need("h5py", path, "mat73")
     import h5py
 
     with h5py.File(path, "r") as file:
@@ -369,7 +369,7 @@ def _check_numbers(path: Path, variable: str) -> None:
 
 def _mat_hdf5(path: Path, name: str | None) -> NDArray[Any]:
     """A variable of a MATLAB 7.3 file; HDF5 holds the transpose of what MATLAB shows."""
-    _need("h5py", path, "mat73")
+    need("h5py", f"reading {path.name}", "mat73")
     import h5py
 
     with h5py.File(path, "r") as file:
@@ -380,6 +380,28 @@ def _mat_hdf5(path: Path, name: str | None) -> NDArray[Any]:
             raise InvalidInput(f"{path.name}: variable {clean(variable)!r} is empty")
         _check_variable(path, variable, kind, getattr(data, "ndim", 2))
         return _real(path, variable, data[()].T)
+
+
+def _hdf5(path: Path, name: str | None) -> NDArray[Any]:
+    """A dataset of an HDF5 file, in any of its groups; links are not followed, so no other file is opened."""
+    need("h5py", f"reading {path.name}", "mat73")
+    import h5py
+
+    with path.open("rb") as stream:
+        if not stream.read(8):
+            raise InvalidInput(f"{path.name} is empty")
+    with h5py.File(path, "r") as file:
+        found: list[str] = []
+        file.visititems(lambda key, item: found.append(key) if isinstance(item, h5py.Dataset) else None)
+        key = _pick(path, found, None if name is None else name.strip("/"), "dataset")
+        data = file[key]
+        if data.external or data.is_virtual:
+            raise InvalidInput(
+                f"{path.name}: dataset {clean(key)!r} lies in other files; copy it into this one"
+            )
+        if data.shape is None or data.dtype.kind not in "fiub":
+            raise InvalidInput(f"{path.name}: dataset {clean(key)!r} is {data.dtype}, expected real numbers")
+        return np.asarray(data[()])
 
 
 _MAT_HEAD = 2**16
@@ -417,9 +439,10 @@ def _complex(path: Path, variable: str) -> str:
     return f"{path.name}: variable {clean(variable)!r} holds complex numbers; expected real ones"
 
 
-def _need(module: str, path: Path, extra: str) -> None:
+def need(module: str, what: str, extra: str) -> None:
+    """Raise MissingDependency unless ``module`` is there, naming the extra that brings it."""
     if find_spec(module) is None:
-        raise MissingDependency(f"reading {path.name} needs {module}; pip install 'xmbench[{extra}]'")
+        raise MissingDependency(f"{what} needs {module}; pip install 'xmbench[{extra}]'")
 
 
 _READERS: dict[str, Callable[[Path, str | None], NDArray[Any]]] = {
@@ -430,4 +453,6 @@ _READERS: dict[str, Callable[[Path, str | None], NDArray[Any]]] = {
     ".txt": _text,
     ".parquet": _parquet,
     ".mat": _mat,
+    ".h5": _hdf5,
+    ".hdf5": _hdf5,
 }

@@ -143,7 +143,8 @@ class Registry:
     """The plugins of this installation, and of the files given.
 
     Args:
-        plugin_files: Python files that define METHOD, DATASET or ENCODER (or several of them).
+        plugin_files: Python files that define METHOD, DATASET or ENCODER (or several of them); TOML files and folders
+            that are data of the user's own.
 
     Raises:
         MissingData: a plugin file does not exist.
@@ -155,9 +156,12 @@ class Registry:
         self.datasets: dict[str, Plugin] = {}
         self.encoders: dict[str, Plugin] = {}
         self._refused: list[Plugin] = []
-        given = [plugin for path in plugin_files for plugin in _from_file(Path(path))]
-        for plugin in [*_built_in(), *_from_entry_points(), *given]:
+        for plugin in [*_built_in(), *_from_entry_points()]:
             self._add(plugin)
+        for path in map(Path, plugin_files):
+            own = path.is_dir() or path.suffix == ".toml"
+            for plugin in [self.plugin("dataset", str(path.absolute()))] if own else _from_file(path):
+                self._add(plugin)
 
     def _add(self, plugin: Plugin) -> None:
         known = self._of(plugin.kind)
@@ -225,8 +229,16 @@ class Registry:
         return self.plugin("encoder", name).load()
 
     def plugin(self, kind: Kind, name: str) -> Plugin:
-        """The plugin ``name``, not imported; raises UnknownName. Of a dataset's spec, brackets do not count."""
+        """The plugin ``name``, not imported; raises UnknownName. Of a dataset's spec, brackets do not count.
+
+        A path in place of a dataset's name stands for data of the user's own, and raises as
+        :func:`xmbench.own_data.own_plugin` does.
+        """
         known = self._of(kind)
+        if kind == "dataset" and name not in known and _is_path(name):
+            from xmbench.own_data import own_plugin
+
+            return own_plugin(Path(name), known)
         if kind == "dataset":
             name = name.partition("[")[0].strip()
         if name not in known:
@@ -250,6 +262,13 @@ class Registry:
         if not specs:
             raise UsageError("no method given; try --methods all")
         return list(dict.fromkeys(specs))
+
+
+def _is_path(name: str) -> bool:
+    try:
+        return "/" in name or "\\" in name or name.endswith(".toml") or Path(name).is_dir()
+    except OSError:  # too long for one
+        return False
 
 
 def split_specs(text: str) -> list[str]:

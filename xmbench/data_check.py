@@ -1,0 +1,222 @@
+"""Whether a dataset can be used: everything that it refers to is read, and every problem is told."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xmbench.audit import id_hash, straddling
+from xmbench.columns import few
+from xmbench.data import PARTS, Corpus, Dataset, Split, check_matrix
+from xmbench.describe import card_text, class_counts, corpus_facts, describe_card
+from xmbench.errors import CorruptData, MissingData, MissingDependency, Unsupported, XmbenchError
+from xmbench.evaluation import TASKS, evaluate
+from xmbench.features import Modality, source, split_features
+from xmbench.leaderboard import clean
+from xmbench.matrices import need
+from xmbench.own_data import RAW, OwnDataset
+from xmbench.record import scrub
+
+Progress = Callable[[str, "float | None"], None]
+
+SHOWN = 20
+"""Problems that are told one by one."""
+CHANCE_ROWS = 5000
+"""Test rows up to which the chance level is computed."""
+
+
+class Problems:
+    """What is wrong with a dataset, each thing once."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, XmbenchError] = {}
+
+    def add(self, error: XmbenchError) -> None:
+        """Note a problem."""
+        self.found.setdefault(clean(str(error)), error)
+
+    @property
+    def exit_code(self) -> int:
+        """0 without a problem; 3 if data are missing or damaged, else 2."""
+        codes = {error.exit_code for error in self.found.values()}
+        return 0 if not codes else 3 if 3 in codes else 2
+
+    def shown(self) -> list[str]:
+        """The first ``SHOWN``, and how many more there are."""
+        more = len(self.found) - SHOWN
+        return [*list(self.found)[:SHOWN], *([f"and {more} more"] if more > 0 else [])]
+
+
+def check_dataset(
+    name: str,
+    dataset: Dataset,
+    data_dir: Path,
+    progress: Progress = lambda message, fraction: None,
+) -> tuple[dict[str, Any], Problems]:
+    """Read all of a dataset: images are decoded, texts read, features looked through, splits drawn.
+
+    Returns:
+        Its card (see :func:`xmbench.describe.describe_dataset`) and the problems. If there are none, the card has
+        what was read: classes and a hash of the ids for each part of each split, and chance levels of the first.
+    """
+    problems = Problems()
+    corpora = _corpora(dataset, data_dir, problems)
+    looked: set[tuple[str, str]] = set()
+    for (image, text), corpus in corpora.items():
+        rows: dict[tuple[str, str], Any] = {("image", image): corpus.images, ("text", text): corpus.texts}
+        for (modality, form), values in rows.items():
+            # raw texts of one's own were looked at when they were read
+            seen = isinstance(dataset, OwnDataset) and (modality, form) == ("text", RAW)
+            if not seen and (modality, form) not in looked:
+                looked.add((modality, form))
+                _check_rows(f"{modality} {form}", values, corpus, problems, progress)
+    found = describe_card(name, dataset, present=bool(corpora))
+    first = next(iter(corpora.values()), None)
+    splits = {} if first is None else _splits(dataset, first, problems)
+    if first is not None and not problems.found:
+        found["read"] = {**corpus_facts(dataset, first), "splits": splits, "chance": _chance(dataset, first)}
+    found["problems"] = problems.shown()
+    return found, problems
+
+
+def _corpora(dataset: Dataset, data_dir: Path, problems: Problems) -> dict[tuple[str, str], Corpus]:
+    """(image, text) -> the corpus, so that each form of each modality is read at least once."""
+    try:
+        images, texts = _forms(dataset, "image"), _forms(dataset, "text")
+    except XmbenchError as error:  # features by default that nobody knows
+        problems.add(error)
+        images, texts = (list(dataset.stored.get(modality, {})) or [RAW] for modality in ("image", "text"))
+    found: dict[tuple[str, str], Corpus] = {}
+    lacking: list[Unsupported] = []
+    for image, text in [(images[0], text) for text in texts] + [(image, texts[0]) for image in images[1:]]:
+        corpus: Corpus | None
+        try:
+            if isinstance(dataset, OwnDataset):
+                corpus = dataset.read(image, text, problems.add)
+            else:
+                corpus = dataset.load(data_dir, image, text)
+        except Unsupported as error:
+            lacking.append(error)
+            continue
+        except XmbenchError as error:
+            problems.add(error)
+            continue
+        except OSError as error:
+            problems.add(CorruptData(f"a file cannot be read: {scrub(str(error))}"))
+            continue
+        if corpus is not None:
+            found[image, text] = corpus
+    if not found and not problems.found:
+        problems.add(lacking[0])
+    return found
+
+
+def _forms(dataset: Dataset, modality: Modality) -> list[str]:
+    """The default of a modality first, then every feature that is stored, then raw items if there are any."""
+    default = split_features(dataset.features)[0 if modality == "image" else 1]
+    forms = [source(dataset, modality, default), *dataset.stored.get(modality, {})]
+    if not isinstance(dataset, OwnDataset) or dataset.sides[modality].raw is not None:
+        forms.append(RAW)
+    return list(dict.fromkeys(forms))
+
+
+def _check_rows(what: str, rows: Any, corpus: Corpus, problems: Problems, progress: Progress) -> None:
+    """Look through the features, image files or texts of a corpus."""
+    if isinstance(rows, np.ndarray):
+        try:
+            check_matrix(rows, f"{what} features")
+        except XmbenchError as error:
+            problems.add(CorruptData(str(error)))
+    elif isinstance(rows[0], str):
+        empty = [name for name, text in zip(corpus.ids, rows, strict=True) if not text.strip()]
+        if empty:
+            problems.add(CorruptData(f"{len(empty)} texts are empty: {few(empty)}"))
+    else:
+        _check_images(rows, problems, progress)
+
+
+def _check_images(paths: Sequence[Path], problems: Problems, progress: Progress) -> None:
+    try:
+        need("PIL", "looking at images", "features")
+    except MissingDependency as error:
+        problems.add(error)
+        return
+    from PIL import Image
+
+    for number, path in enumerate(paths, start=1):
+        progress("decoding images", number / len(paths))
+        shown = clean(f"{path.parent.name}/{path.name}")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # odd metadata and large sizes; what cannot be decoded raises
+                with Image.open(path) as image:
+                    image.load()
+        except FileNotFoundError:
+            problems.add(MissingData(f"{shown} does not exist"))
+        except Exception as error:  # a damaged file may raise anything in a decoder
+            reason = clean(scrub(str(error))) or type(error).__name__
+            problems.add(CorruptData(f"{shown} is not a readable image: {reason}"))
+
+
+def _splits(dataset: Dataset, corpus: Corpus, problems: Problems) -> dict[str, Any]:
+    """Split name -> part -> rows of each class and a hash of the ids, with split seed 0."""
+    found: dict[str, Any] = {}
+    for name in dataset.splits:
+        try:
+            split = dataset.split(corpus, name, 0)
+        except XmbenchError as error:
+            problems.add(CorruptData(f"split {name}: {error}"))
+            continue
+        found[name] = {
+            part: {
+                "classes": class_counts(corpus, getattr(split, part)),
+                "ids": id_hash(corpus, getattr(split, part)),
+            }
+            for part in PARTS
+        }
+        found[name]["warnings"] = _warnings(corpus, split)
+    return found
+
+
+def _warnings(corpus: Corpus, split: Split) -> list[str]:
+    """What need not be wrong with a split, but should be known."""
+    found = []
+    for part in ("train", "test"):
+        counts = class_counts(corpus, getattr(split, part))
+        absent = [name for name, n in counts.items() if not n]
+        if absent:
+            found.append(f"{len(absent)} of {len(counts)} classes have no {part} row: {few(absent)}")
+    groups = straddling(corpus, split)
+    if groups.straddling:
+        found.append(f"{groups.straddling} of {groups.n_groups} groups stand on both sides of the split")
+    return found
+
+
+def _chance(dataset: Dataset, corpus: Corpus) -> dict[str, float] | None:
+    """Task -> mean average precision of a random order, on the test rows of the first split."""
+    rows = dataset.split(corpus, next(iter(dataset.splits)), 0).test
+    if len(rows) > CHANCE_ROWS:
+        return None
+    same = np.ones((len(rows), 1))
+    tasks = evaluate(same, same, corpus.labels[rows]).tasks
+    return {task: float(tasks[task].chance) for task in TASKS if np.isfinite(tasks[task].chance)}
+
+
+def check_text(found: dict[str, Any]) -> str:
+    """The card, what was checked, and the problems, for a terminal."""
+    lines = [card_text(found)]
+    for name, parts in found.get("read", {}).get("splits", {}).items():
+        for part in PARTS:
+            counts = ", ".join(f"{clean(key)} {n}" for key, n in parts[part]["classes"].items() if n)
+            lines.append(f"{name + '/' + part + ':':<21} ids {parts[part]['ids'][:16]}: {counts or 'none'}")
+        lines += [f"{name + ':':<21} {text}" for text in parts["warnings"]]
+    chance = found.get("read", {}).get("chance") or {}
+    if chance:
+        lines.append("chance:    MAP " + ", ".join(f"{task} {value:.4f}" for task, value in chance.items()))
+    lines += [f"problem:   {text}" for text in found["problems"]]
+    lines.append("checked:   " + ("not usable as it is" if found["problems"] else "no problem found"))
+    return "\n".join(lines)
