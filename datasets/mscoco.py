@@ -13,13 +13,53 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xmbench._io import clean, digest, file_digest
-from xmbench.data import Corpus, Dataset, DatasetCard, Region, Split, draw
+from xmbench.data import Corpus, Dataset, DatasetCard, Download, Region, Split, draw
 from xmbench.errors import CorruptData, MissingData, Unsupported
 
 YEARS = ("2014", "2017")
 PARTS = ("train", "val")
 KINDS = ("captions", "instances")
 FIVE_THOUSAND = 5000
+
+
+SITE = "http://images.cocodataset.org/"
+FILES = {
+    "annotations/annotations_trainval2014.zip": (
+        252_872_794,
+        "031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009",
+    ),
+    "zips/train2014.zip": (
+        13_510_573_713,
+        "ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775",
+    ),
+    "zips/val2014.zip": (6_645_013_297, "fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0"),
+    "annotations/annotations_trainval2017.zip": (
+        252_907_541,
+        "113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
+    ),
+    "zips/train2017.zip": (
+        19_336_861_798,
+        "69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",
+    ),
+    "zips/val2017.zip": (815_585_330, "4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05"),
+}
+"""Archive -> bytes, sha256, as TensorFlow Datasets lists them (url_checksums/coco.txt)."""
+
+
+def _downloads(year: str) -> tuple[Download, ...]:
+    """The archives of a release; annotations unpack to five times their size."""
+    return tuple(
+        Download(
+            SITE + name,
+            sha256,
+            size,
+            "mscoco",
+            unpack=True,
+            unpacked=(8 if "annotations" in name else 2) * size,
+        )
+        for name, (size, sha256) in FILES.items()
+        if year in name
+    )
 
 
 def _rows(corpus: Corpus, part: str) -> NDArray[np.int64]:
@@ -81,6 +121,7 @@ class MsCoco(Dataset):
             "some boxes have no area; they make no region and are counted below",
         ),
     )
+    downloads: ClassVar = {year: _downloads(year) for year in YEARS}
     folders: ClassVar = ("mscoco", "coco", "MSCOCO", "COCO", "mscoco_mini")
     required: ClassVar = tuple(f"annotations/{kind}_{part}2014.json" for kind in KINDS for part in PARTS)
     features = "lite0+tfidf"

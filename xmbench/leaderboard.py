@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -355,6 +356,9 @@ def _footer(records: list[Record], runs: pd.DataFrame) -> list[str]:
         f"Data fingerprint: {named}.",
         _parameters(records),
     ]
+    known = _findings([record.dataset.findings for record in records])
+    if known:
+        lines.append(f"Found in the data (more: `xmbench data audit {data.name}`): {'; '.join(known)}.")
     if protocol.flags:
         lines.append(f"Warning: this protocol has {', '.join(protocol.flags)}.")
     costs = [record.cost for record in records if record.cost]
@@ -365,6 +369,23 @@ def _footer(records: list[Record], runs: pd.DataFrame) -> list[str]:
             f"Computed with {', '.join(used)} on {' / '.join(where)}; fit seconds depend on the machine."
         )
     return lines
+
+
+def _findings(lists: Iterable[Sequence[str]]) -> list[str]:
+    """Findings of all splits; those that differ in their counts alone are one, with the span of each count."""
+    alike: dict[str, list[list[int]]] = {}
+    for text in dict.fromkeys(text for found in lists for text in found):
+        counts = [int(digits.replace(",", "")) for digits in re.findall(r"\d[\d,]*", text)]
+        alike.setdefault(re.sub(r"\d[\d,]*", "\0", text), []).append(counts)
+    return [
+        "".join(
+            piece + span
+            for piece, span in zip_longest(
+                form.split("\0"), map(_span, zip(*counts, strict=True)), fillvalue=""
+            )
+        )
+        for form, counts in alike.items()
+    ]
 
 
 def _tuned(tuning: Tuning) -> str:

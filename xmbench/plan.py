@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from xmbench._io import digest, scratch_folder, short_id
+from xmbench.audit import findings
 from xmbench.data import Corpus, Dataset, PairedData, Ragged, Split, Store, fingerprint, in_memory, prepare
 from xmbench.errors import PluginError, UsageError
 from xmbench.evaluation import evaluator_digest
@@ -22,6 +23,7 @@ from xmbench.features import (
     Modality,
     Resources,
     default_scaling,
+    shown,
     source,
     split_features,
     split_parts,
@@ -343,7 +345,7 @@ class Plan:
             row = DatasetRow(
                 name=corpus.name,
                 title=label_of(self.dataset.card.title, self.dataset.parameters),
-                features=self.features,
+                features=f"{shown(self.image)}+{shown(self.text)}",
                 scaling="+".join(self.scaling),
                 provenance=provenance,
                 split=split.name,
@@ -353,6 +355,7 @@ class Plan:
                 fingerprint=fingerprint(corpus, split, provenance, self.scaling),
                 test_fingerprint=short_id([corpus.ids[item] for item in split.test]),
                 synthetic=self.dataset.card.synthetic,
+                findings=findings(corpus, split),
             )
             tuning = self.request.tuning
             for choice in self.choices:

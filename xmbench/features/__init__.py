@@ -119,10 +119,21 @@ def split_features(features: str, what: str = "features") -> tuple[str, str]:
     Raises:
         UsageError: the text is not of that form.
     """
-    image, plus, text = features.partition("+")
-    if not (plus and image.strip() and text.strip()) or "+" in text:
+    names = [name.strip() for name in re.split(r"\+(?![^\[]*\])", features)]
+    if len(names) != 2 or not all(names):
         raise UsageError(f"{what}: expected IMAGE+TEXT, such as lite0+tfidf, got {features!r}")
-    return image.strip(), text.strip()
+    return names[0], names[1]
+
+
+def shown(spec: str) -> str:
+    """A feature's spec as records and tables have it: of a file, the name alone; its hash is in the provenance."""
+    name, parameters = parse_spec(spec)
+    if not any(isinstance(value, str) and Path(value).name != value for value in parameters.values()):
+        return spec
+    values = (
+        f"{key}={Path(value).name if isinstance(value, str) else value}" for key, value in parameters.items()
+    )
+    return f"{name}[{','.join(values)}]"
 
 
 def encoder(modality: Modality, spec: str, registry: Registry | None = None) -> Encoder:
