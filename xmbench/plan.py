@@ -19,6 +19,7 @@ from xmbench.data import (
     PairedData,
     Split,
     Store,
+    check_split,
     fingerprint,
     in_memory,
     prepare,
@@ -275,6 +276,7 @@ class Plan:
                 image, text = (source(self.dataset, modality, spec) for modality, spec in self.wanted)
                 self._corpus = read_corpus(self.adapter, self.dataset, self.places.data, image, text)
             split = self.dataset.split(self._corpus, self.split, split_seed)
+            check_split(self._corpus, split)
             images, texts = (
                 extract(
                     self.dataset,
