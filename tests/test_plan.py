@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from xmbench.errors import UnknownName, UsageError
+from xmbench.data import Split
+from xmbench.errors import InvalidInput, UnknownName, UsageError
 from xmbench.plan import Places, Plan, Request, Reuse, label_of
 from xmbench.protocol import protocol
 from xmbench.record import Results
@@ -329,6 +330,14 @@ def test_data_is_not_scaled_for_runs_that_are_done(places, monkeypatch):
     records = plan(places, ["random"]).run()
     monkeypatch.setattr(xmbench.plan, "prepare", None)
     assert plan(places, ["random"]).run() == records
+
+
+def test_a_split_of_rows_that_are_not_there_is_refused_in_words(places, monkeypatch):
+    wanted = plan(places, ["random"])
+    wrong = Split("wrong", None, train=range(10), validation=[], test=[15, 20_000])
+    monkeypatch.setattr(wanted.dataset, "split", lambda corpus, name, seed: wrong, raising=False)
+    with pytest.raises(InvalidInput, match="'wrong': test has row 20000"):
+        list(wanted.specs())
 
 
 CHOOSY = """

@@ -359,7 +359,7 @@ def data_check(name: str, as_json: bool, quiet: bool, plugins: tuple[str, ...], 
 @data.command("audit")
 @click.argument("name")
 @click.option("--split", help="Name of the split.  [default: the dataset's first]")
-@click.option("--split-seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--split-seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the split.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @PLUGIN
 @DATA_DIR

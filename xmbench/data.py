@@ -600,6 +600,16 @@ def in_memory(
     return gather(shape, blocks)
 
 
+def check_split(corpus: Corpus, split: Split) -> None:
+    """Raise InvalidInput if ``split`` names a row that ``corpus`` does not have."""
+    for part in PARTS:
+        rows = getattr(split, part)
+        if len(rows) and rows[-1] >= len(corpus):
+            raise InvalidInput(
+                f"split {split.name!r}: {part} has row {rows[-1]}, the corpus {len(corpus)} rows"
+            )
+
+
 def prepare(
     corpus: Corpus,
     split: Split,
@@ -622,12 +632,7 @@ def prepare(
     """
     if not (image_parts is None and text_parts is None) and not parts_provenance:
         raise InvalidInput("parts: a provenance is needed, or the fingerprint would not know of them")
-    for part in PARTS:
-        rows = getattr(split, part)
-        if len(rows) and rows[-1] >= len(corpus):
-            raise InvalidInput(
-                f"split {split.name!r}: {part} has row {rows[-1]}, the corpus {len(corpus)} rows"
-            )
+    check_split(corpus, split)
     whole = Pairs(
         images=images.matrix,
         texts=texts.matrix,

@@ -13,7 +13,18 @@ from pathlib import Path
 
 from xmbench._io import digest, scratch_folder, short_id
 from xmbench.audit import findings
-from xmbench.data import Corpus, Dataset, PairedData, Ragged, Split, Store, fingerprint, in_memory, prepare
+from xmbench.data import (
+    Corpus,
+    Dataset,
+    PairedData,
+    Ragged,
+    Split,
+    Store,
+    check_split,
+    fingerprint,
+    in_memory,
+    prepare,
+)
 from xmbench.errors import PluginError, UsageError
 from xmbench.evaluation import evaluator_digest
 from xmbench.executor import Event, Job, execute
@@ -303,8 +314,10 @@ class Plan:
         return self._corpus
 
     def drawn(self, split_seed: int) -> Split:
-        """The split of one split seed."""
-        return self.dataset.split(self.corpus(), self.split, split_seed)
+        """The split of one split seed; refused if it names a row that is not there."""
+        split = self.dataset.split(self.corpus(), self.split, split_seed)
+        check_split(self.corpus(), split)
+        return split
 
     def provenance(self, split_seed: int) -> dict[str, dict[str, object]]:
         """Where the features of one split seed come from: of ``image``, ``text`` and, if asked for, ``parts``."""
