@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from xmbench import Corpus
 from xmbench.errors import CorruptData, MissingData, UnknownName, Unsupported
-from xmbench.features import encoder
+from xmbench.features import Resources, encoder
 from xmbench.registry import Registry
 
 Image = pytest.importorskip("PIL.Image", reason="needs the extra `features`")
@@ -135,10 +135,6 @@ def test_the_data_directory_may_be_the_dataset_itself(corpus, data_dir):
 
 
 # -- a miniature in the true layout, and its faults -----------------------------------------------------
-
-
-def silent(message: str, fraction: float | None) -> None:
-    """No progress."""
 
 
 def jpeg(path: Path, seed: int, size: tuple[int, int] = (32, 24)) -> None:
@@ -347,7 +343,7 @@ def test_a_damaged_image_is_named_when_it_is_encoded(miniature, fault):
     broken(image_of(miniature, 13, "dog"), fault)
     corpus = load(miniature)  # reading paths and texts does not open images
     with pytest.raises(CorruptData, match=r"^dog/2008_000013\.jpg is not a readable image"):
-        encoder("image", "lite0").transform(corpus.images[12:15], silent)
+        encoder("image", "lite0").transform(corpus.images[12:15], Resources())
 
 
 @needs_lite0
@@ -355,7 +351,7 @@ def test_an_image_that_has_vanished_is_named_when_it_is_encoded(miniature):
     corpus = load(miniature)
     image_of(miniature, 3).unlink()
     with pytest.raises(CorruptData, match=r"^cat/2008_000003\.jpg is not a readable image"):
-        encoder("image", "lite0").transform(corpus.images[3:4], silent)
+        encoder("image", "lite0").transform(corpus.images[3:4], Resources())
 
 
 @needs_lite0
@@ -368,7 +364,7 @@ def test_jpegs_of_any_mode_and_size_are_encoded(miniature):
     colours.convert("P").save(image_of(miniature, 6), "GIF")
     jpeg(image_of(miniature, 7), 7, size=(1, 1))
     jpeg(image_of(miniature, 8), 8, size=(5, 300))
-    features = encoder("image", "lite0").transform(load(miniature).images[:9], silent)
+    features = encoder("image", "lite0").transform(load(miniature).images[:9], Resources())
     assert features.shape == (9, 1280)
     assert np.isfinite(features).all()
     assert_allclose(features[5], features[0], rtol=1e-3, atol=1e-5)
