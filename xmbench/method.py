@@ -226,6 +226,8 @@ class Method(ABC):
 
     def encode_pairs(self, pairs: Pairs) -> tuple[NDArray[Any], NDArray[Any]]:
         """Common-space rows of the images and of the texts of ``pairs``, each from its own modality alone."""
+        if not self.info.parts:
+            return self.encode_image(pairs.images), self.encode_text(pairs.texts)
         images = self.encode_image(pairs.images, pairs.image_parts)
         return images, self.encode_text(pairs.texts, pairs.text_parts)
 

@@ -537,9 +537,13 @@ Encode = Callable[..., NDArray[Any]]
 
 def _sides(method: Method, pairs: Pairs) -> list[tuple[str, NDArray[np.float32], Ragged | None, Encode]]:
     return [
-        ("encode_image", pairs.images, pairs.image_parts, method.encode_image),
-        ("encode_text", pairs.texts, pairs.text_parts, method.encode_text),
+        ("encode_image", pairs.images, pairs.image_parts, partial(_encode, method.encode_image)),
+        ("encode_text", pairs.texts, pairs.text_parts, partial(_encode, method.encode_text)),
     ]
+
+
+def _encode(encode: Encode, rows: NDArray[np.float32], parts: Ragged | None) -> NDArray[Any]:
+    return encode(rows) if parts is None else encode(rows, parts)
 
 
 def _encoded(
