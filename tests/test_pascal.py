@@ -350,7 +350,7 @@ def test_a_damaged_image_is_named_when_it_is_encoded(miniature, fault):
 def test_an_image_that_has_vanished_is_named_when_it_is_encoded(miniature):
     corpus = load(miniature)
     image_of(miniature, 3).unlink()
-    with pytest.raises(CorruptData, match=r"^cat/2008_000003\.jpg is not a readable image"):
+    with pytest.raises(MissingData, match=r"^the image cat/2008_000003\.jpg does not exist"):
         encoder("image", "lite0").transform(corpus.images[3:4], Resources())
 
 

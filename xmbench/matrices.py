@@ -293,7 +293,7 @@ def _v5_variables(path: Path) -> dict[str, str]:
 
 
 def _hdf5_variables(path: Path) -> dict[str, str]:
-    need("h5py", path.name, "mat73")
+    need("h5py", f"reading {path.name}", "mat73")
     import h5py
 
     with h5py.File(path, "r") as file:
