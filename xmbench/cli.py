@@ -347,7 +347,7 @@ def data_check(name: str, as_json: bool, quiet: bool, plugins: tuple[str, ...], 
     registry = _registry(plugins)
     plugin, dataset = registry.plugin("dataset", name), registry.dataset(name)
     with _reporter(quiet, False) as reporter:
-        found, problems = check_dataset(plugin.name, dataset, _data(data_dir), reporter.progress)
+        found, problems = check_dataset(plugin.name, dataset, _data(data_dir), reporter.progress, registry)
     if as_json:
         _print_json(found)
     else:
@@ -359,7 +359,13 @@ def data_check(name: str, as_json: bool, quiet: bool, plugins: tuple[str, ...], 
 @data.command("audit")
 @click.argument("name")
 @click.option("--split", help="Name of the split.  [default: the dataset's first]")
-@click.option("--split-seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--split-seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Seed that the split is drawn with.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @PLUGIN
 @DATA_DIR
