@@ -347,7 +347,7 @@ def data_check(name: str, as_json: bool, quiet: bool, plugins: tuple[str, ...], 
     registry = _registry(plugins)
     plugin, dataset = registry.plugin("dataset", name), registry.dataset(name)
     with _reporter(quiet, False) as reporter:
-        found, problems = check_dataset(plugin.name, dataset, _data(data_dir), reporter.progress)
+        found, problems = check_dataset(plugin.name, dataset, _data(data_dir), reporter.progress, registry)
     if as_json:
         _print_json(found)
     else:

@@ -12,8 +12,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from xmbench._io import clean
 from xmbench.errors import CorruptData, InvalidInput, MissingData, XmbenchError
-from xmbench.leaderboard import clean
 from xmbench.matrices import need, read_matrix
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"})

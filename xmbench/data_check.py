@@ -9,17 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from xmbench.audit import id_hash, straddling
+from xmbench._io import clean
+from xmbench.audit import straddling
 from xmbench.columns import few
 from xmbench.data import PARTS, Corpus, Dataset, Split, check_matrix
 from xmbench.describe import card_text, class_counts, corpus_facts, describe_card
 from xmbench.errors import CorruptData, MissingData, MissingDependency, Unsupported, XmbenchError
 from xmbench.evaluation import TASKS, evaluate
 from xmbench.features import Modality, source, split_features
-from xmbench.leaderboard import clean
 from xmbench.matrices import need
 from xmbench.own_data import RAW, OwnDataset
 from xmbench.record import scrub
+from xmbench.registry import Registry
 
 Progress = Callable[[str, "float | None"], None]
 
@@ -56,6 +57,7 @@ def check_dataset(
     dataset: Dataset,
     data_dir: Path,
     progress: Progress = lambda message, fraction: None,
+    registry: Registry | None = None,
 ) -> tuple[dict[str, Any], Problems]:
     """Read all of a dataset: images are decoded, texts read, features looked through, splits drawn.
 
@@ -64,7 +66,7 @@ def check_dataset(
         what was read: classes and a hash of the ids for each part of each split, and chance levels of the first.
     """
     problems = Problems()
-    corpora = _corpora(dataset, data_dir, problems)
+    corpora = _corpora(dataset, data_dir, problems, registry)
     looked: set[tuple[str, str]] = set()
     for (image, text), corpus in corpora.items():
         rows: dict[tuple[str, str], Any] = {("image", image): corpus.images, ("text", text): corpus.texts}
@@ -83,10 +85,12 @@ def check_dataset(
     return found, problems
 
 
-def _corpora(dataset: Dataset, data_dir: Path, problems: Problems) -> dict[tuple[str, str], Corpus]:
+def _corpora(
+    dataset: Dataset, data_dir: Path, problems: Problems, registry: Registry | None
+) -> dict[tuple[str, str], Corpus]:
     """(image, text) -> the corpus, so that each form of each modality is read at least once."""
     try:
-        images, texts = _forms(dataset, "image"), _forms(dataset, "text")
+        images, texts = _forms(dataset, "image", registry), _forms(dataset, "text", registry)
     except XmbenchError as error:  # features by default that nobody knows
         problems.add(error)
         images, texts = (list(dataset.stored.get(modality, {})) or [RAW] for modality in ("image", "text"))
@@ -115,10 +119,10 @@ def _corpora(dataset: Dataset, data_dir: Path, problems: Problems) -> dict[tuple
     return found
 
 
-def _forms(dataset: Dataset, modality: Modality) -> list[str]:
+def _forms(dataset: Dataset, modality: Modality, registry: Registry | None) -> list[str]:
     """The default of a modality first, then every feature that is stored, then raw items if there are any."""
     default = split_features(dataset.features)[0 if modality == "image" else 1]
-    forms = [source(dataset, modality, default), *dataset.stored.get(modality, {})]
+    forms = [source(dataset, modality, default, registry), *dataset.stored.get(modality, {})]
     if not isinstance(dataset, OwnDataset) or dataset.sides[modality].raw is not None:
         forms.append(RAW)
     return list(dict.fromkeys(forms))
@@ -163,7 +167,7 @@ def _check_images(paths: Sequence[Path], problems: Problems, progress: Progress)
 
 
 def _splits(dataset: Dataset, corpus: Corpus, problems: Problems) -> dict[str, Any]:
-    """Split name -> part -> rows of each class and a hash of the ids, with split seed 0."""
+    """Split name -> part -> rows of each class, and what should be known, with split seed 0."""
     found: dict[str, Any] = {}
     for name in dataset.splits:
         try:
@@ -171,13 +175,7 @@ def _splits(dataset: Dataset, corpus: Corpus, problems: Problems) -> dict[str, A
         except XmbenchError as error:
             problems.add(CorruptData(f"split {name}: {error}"))
             continue
-        found[name] = {
-            part: {
-                "classes": class_counts(corpus, getattr(split, part)),
-                "ids": id_hash(corpus, getattr(split, part)),
-            }
-            for part in PARTS
-        }
+        found[name] = {part: {"classes": class_counts(corpus, getattr(split, part))} for part in PARTS}
         found[name]["warnings"] = _warnings(corpus, split)
     return found
 
@@ -212,7 +210,7 @@ def check_text(found: dict[str, Any]) -> str:
     for name, parts in found.get("read", {}).get("splits", {}).items():
         for part in PARTS:
             counts = ", ".join(f"{clean(key)} {n}" for key, n in parts[part]["classes"].items() if n)
-            lines.append(f"{name + '/' + part + ':':<21} ids {parts[part]['ids'][:16]}: {counts or 'none'}")
+            lines.append(f"{name + '/' + part + ':':<21} {counts or 'none'}")
         lines += [f"{name + ':':<21} {text}" for text in parts["warnings"]]
     chance = found.get("read", {}).get("chance") or {}
     if chance:

@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 
+from xmbench._io import clean
 from xmbench.columns import few, table_columns
 from xmbench.errors import CorruptData, InvalidInput, MissingData, UsageError
-from xmbench.leaderboard import clean
 from xmbench.registry import NAME
 from xmbench.scaling import SCALINGS
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from xmbench._io import digest, file_digest, source_digest
+from xmbench._io import clean, digest, file_digest, source_digest
 from xmbench.columns import (
     IMAGES,
     TEXTS,
@@ -27,7 +27,6 @@ from xmbench.columns import (
 from xmbench.data import PARTS, Corpus, Dataset, DatasetCard, Split, SplitRule, check_labels, draw
 from xmbench.description import FOLDER, Description, Partition, Side, is_coco, read_description, recognise
 from xmbench.errors import CorruptData, InvalidInput, MissingData, Unsupported, UsageError, XmbenchError
-from xmbench.leaderboard import clean
 from xmbench.matrices import read_matrix
 from xmbench.registry import Plugin
 
@@ -510,11 +509,11 @@ def _drawn(said: Partition) -> SplitRule:
 
     def rule(corpus: Corpus, seed: int) -> Split:
         rows = np.arange(len(corpus))
-        held = draw(_by_class(corpus), rows, seed, [test, validation], grouped=_grouped(said, corpus))
+        held = draw(corpus, rows, seed, [test, validation], grouped=_grouped(said, corpus))
         return Split("drawn", seed, held[2], held[1], held[0])
 
     rule.__doc__ = (
-        f"Drawn by class (of several, the first): {_amount(test)} for testing, {_amount(validation)} for "
+        f"Drawn by class: {_amount(test)} for testing, {_amount(validation)} for "
         "validation; groups stay together unless the description says otherwise."
     )
     return rule
@@ -528,9 +527,7 @@ def _given(said: Partition) -> SplitRule:
             return Split("given", None, train, validation, test)
         if len(validation):
             raise InvalidInput("split.validation: the column has validation rows of its own; leave one out")
-        validation, train = draw(
-            _by_class(corpus), train, seed, [said.validation], grouped=_grouped(said, corpus)
-        )
+        validation, train = draw(corpus, train, seed, [said.validation], grouped=_grouped(said, corpus))
         return Split("given", seed, train, validation, test)
 
     held = (
@@ -547,11 +544,6 @@ def _amount(share: float) -> str:
 def _grouped(said: Partition, corpus: Corpus) -> bool:
     """Whether groups stay together; unless it is said, they do."""
     return len(set(corpus.groups)) < len(corpus) if said.grouped is None else said.grouped
-
-
-def _by_class(corpus: Corpus) -> Corpus:
-    """The corpus with one class an item, for a draw by class."""
-    return replace(corpus, labels=corpus.labels.argmax(axis=1)) if corpus.labels.ndim == 2 else corpus
 
 
 # -- the dataset ------------------------------------------------------------------------------------
