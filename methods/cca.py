@@ -11,10 +11,10 @@ from xmbench.errors import InvalidParameter
 from xmbench.linalg import align_signs, choose_components, leading_singular, whiten_views
 from xmbench.method import FitContext, MethodInfo
 
-from ._sharing import Projections
+from ._linear import Linear
 
 
-class Cca(Projections):
+class Cca(Linear):
     """Projections of both modalities with the largest correlations, regularised by a ridge.
 
     Objective, for centred X (n, d_image) and T (n, d_text)::
@@ -69,7 +69,7 @@ class Cca(Projections):
             raise InvalidParameter(f"Cca.ridge: expected at least 0, got {self.ridge}")
         n, c = len(train), train.n_classes
         wanted = c if self.n_components is None else self.n_components
-        white = whiten_views((train.images, train.texts), self.ridge, wanted, kept=self._kept(train))
+        white = whiten_views((train.images, train.texts), self.ridge, wanted, pieces=context.pieces)
         k = choose_components(self.n_components, min(Z.rank for Z in white.maps), c)
         C = white.between[0, 1]
         A, R, B = leading_singular(C, k)

@@ -13,15 +13,14 @@ from xmbench.linalg import (
     centred_blocks,
     choose_components,
     leading_singular,
-    once,
     scatter,
 )
 from xmbench.method import FitContext, MethodInfo
 
-from ._sharing import Projections
+from ._linear import Linear
 
 
-class Cfa(Projections):
+class Cfa(Linear):
     """Orthonormal projections that bring the two modalities of a pair nearest to each other.
 
     Objective, for centred X (n, d_image) and T (n, d_text)::
@@ -63,7 +62,7 @@ class Cfa(Projections):
         def product() -> Matrix:
             return scatter(centred_blocks(views, means), within=False).between[0, 1]
 
-        cross = once(self._kept(train), "cross product", product)
+        cross = context.pieces.get("cross product", product)
         most = min(*cross.shape, len(train) - 1)
         k = choose_components(self.n_components, most, train.n_classes)
         A, S, B = leading_singular(cross, k)

@@ -15,6 +15,7 @@ from xmbench import FitContext, Pairs
 from xmbench.errors import DeadlineExceeded, InvalidParameter, Unsupported
 from xmbench.kernels import Kernel, centre_gram, landmark_map, median_distance, pivots
 from xmbench.registry import Registry
+from xmbench.reuse import Pieces
 from xmbench.scaling import Scaling
 
 Kcca, Cca = Registry().method("kcca"), Registry().method("cca")
@@ -245,31 +246,30 @@ def test_the_random_state_draws_the_landmarks_and_nothing_else():
     assert_array_equal(fit(X, T, random_state=0).encode_image(X), fit(X, T, random_state=1).encode_image(X))
 
 
-def test_a_shared_fit_is_a_fresh_one(views, monkeypatch):
-    for route in ("eigh", "krylov"):
-        if route == "krylov":
-            monkeypatch.setattr(sys.modules[Kcca.__module__], "LARGEST_EIGH", 10)
-        pairs, previous = pairs_of(*views), None
-        for parameters in ({"kappa": 1.0}, {"kappa": 0.1}, {"kappa": 10.0}, {"image_bandwidth": 2.0}):
-            method, fresh = Kcca(n_components=2, **parameters), Kcca(n_components=2, **parameters).fit(pairs)
-            if previous is not None:
-                method.share(previous)
-            method.fit(pairs)
-            assert_array_equal(method.image_weights_, fresh.image_weights_)
-            assert_array_equal(method.encode_text(views[1]), fresh.encode_text(views[1]))
-            assert method.n_parameters == fresh.n_parameters
-            previous = method
-        assert "_cache" not in vars(Kcca().fit(pairs))
-
-
-def test_what_is_shared_is_not_taken_for_other_pairs():
-    first, second = pairs_of(*correlated()), pairs_of(*correlated(seed=1))
-    method = Kcca()
-    method.share(Kcca().fit(first))
-    method.fit(first)
-    other = Kcca()
-    other.share(method)
-    assert_array_equal(other.fit(second).image_weights_, Kcca().fit(second).image_weights_)
+@pytest.mark.parametrize("route", ["eigh", "krylov", "nystrom", "cholesky"])
+@pytest.mark.parametrize("kept", [0, 1000])
+def test_a_shared_fit_is_a_fresh_one(views, monkeypatch, route, kept):
+    module = sys.modules[Kcca.__module__]
+    monkeypatch.setattr(module, "LARGEST_KEPT", kept)
+    if route == "krylov":
+        monkeypatch.setattr(module, "LARGEST_EIGH", 10)
+    settings = {"n_components": 2, "n_landmarks": 40}
+    settings["approximation"] = route if route in ("nystrom", "cholesky") else "exact"
+    pairs = pairs_of(*views)
+    context = FitContext(pieces=Pieces(pairs))
+    for changed in (
+        {"kappa": 1.0},
+        {"kappa": 10.0},
+        {"bandwidth": 2.0},
+        {"kernel": "linear"},
+        {"kappa": 1.0},
+    ):
+        method = Kcca(**settings | changed).fit(pairs, context=context)
+        fresh = Kcca(**settings | changed).fit(pairs)
+        assert method.route_ == route or "kernel" in changed
+        assert_array_equal(method.image_weights_, fresh.image_weights_)
+        assert_array_equal(method.encode_text(views[1]), fresh.encode_text(views[1]))
+        assert set(vars(method)) == set(vars(fresh))
 
 
 # -- out of sample ----------------------------------------------------------------------------------

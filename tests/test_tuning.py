@@ -134,12 +134,9 @@ class Scripted(Method):
     def __init__(self, k: int = 0) -> None:
         self.k = k
 
-    def share(self, other):
-        self._cache_from = other.k
-        self._cache_sum = other._cache_sum
-
     def _fit(self, train, validation, context):
-        self._cache_sum = getattr(self, "_cache_sum", None) or float(train.images.sum())
+        self.pieces = context.pieces
+        context.pieces.get("made by", lambda: self.k)
         self.fitted_ = 1.0
 
     def _encode_image(self, x):
@@ -157,7 +154,7 @@ def tuned(script, **context):
     seen = []
 
     def score(method):
-        seen.append((method, vars(method).get("_cache_from")))
+        seen.append(method)
         found = script[method.k]
         if isinstance(found, BaseException):
             raise found
@@ -224,11 +221,13 @@ def test_the_deadline_ends_it_between_trials_and_inside_one():
         tuned([0.1, DeadlineExceeded("over"), 0.3])
 
 
-def test_each_candidate_shares_with_the_last_one_that_was_fitted_and_the_winner_keeps_nothing():
+def test_all_candidates_have_the_same_pieces_of_the_training_pairs():
     method, _, _, seen = tuned([0.1, 0.9, ValueError("no"), 0.2])
-    assert [shared for _, shared in seen] == [None, 0, 1, 1]
-    assert len({id(each) for each, _ in seen}) == 4  # a fresh instance for each
-    assert not [name for name in vars(method) if name.startswith("_cache")]
+    assert len({id(each) for each in seen}) == 4  # a fresh instance for each
+    assert {id(each.pieces) for each in seen} == {id(method.pieces)}
+    assert method.pieces.owner is DATA.train and method.pieces.made == {"made by": 0}
+    other, *_ = tuned([0.1])
+    assert other.pieces is not method.pieces
     method.encode_image(DATA.test.images)
 
 
