@@ -33,6 +33,7 @@ from xmbench.linalg import (
     choose_components,
     leading_singular,
     scatter,
+    solved_for,
     spectrum,
     whiten_scatter,
 )
@@ -50,8 +51,8 @@ LARGEST_KEPT = 3000
 
 
 Views = tuple[NDArray[np.float32], NDArray[np.float32]]
-Solution = tuple[Views, list[Vector], tuple[Matrix, Matrix], Vector]
-"""Points of both modalities, mean kernel values of training rows with them, weights, correlations."""
+Solution = tuple[str, Views, list[Vector], tuple[Matrix, Matrix], Vector]
+"""Route, points of both modalities, mean kernel values of training rows with them, weights, correlations."""
 
 
 class Kcca(Method):
@@ -101,7 +102,7 @@ class Kcca(Method):
             "kappa and bandwidth are relative to the data, and kernels are not decomposed incompletely",
         ),
     )
-    grid: ClassVar = {"kappa": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0), "bandwidth": (0.5, 1.0)}
+    grid: ClassVar = {"kappa": (1.0, 10.0, 100.0), "bandwidth": (0.5, 1.0), "n_components": (None, 5, 9)}
     presets: ClassVar = {"incomplete": {"approximation": "cholesky"}}
 
     def __init__(
@@ -140,13 +141,22 @@ class Kcca(Method):
         means = pieces.get("means", lambda: [rows.mean(axis=0, dtype=np.float64) for rows in views])
         self.image_centre_, self.text_centre_ = means
         self.bandwidths_ = [self.bandwidth * median for median in medians]
-        wanted = train.n_classes if self.n_components is None else max(self.n_components, 1)
-        wanted = min(wanted, n - 1)
+        wanted = min(solved_for(self.n_components, train.n_classes), n - 1)
+        key = (
+            self.approximation,
+            self.kernel,
+            self.bandwidth,
+            self.kappa,
+            self.n_landmarks,
+            self.random_state,
+        )
         if self.approximation == "exact" or (self.approximation == "auto" and n <= LARGEST_EXACT):
-            solution = self._exact(views, wanted, pieces, context.check_deadline)
+            solve = self._exact
         else:
-            solution = self._approximate(views, wanted, pieces, context.check_deadline)
-        points, means_of_kernels, (a, b), R = solution
+            solve = self._approximate
+        self.route_, points, means_of_kernels, (a, b), R = pieces.get(
+            (*key, wanted), lambda: solve(views, wanted, pieces, context.check_deadline)
+        )
         rank = int((RANK_TOLERANCE * R.max(initial=0.0) < R).sum())
         k = choose_components(self.n_components, rank, train.n_classes)
         a, b = align_signs(a[:, :k], b[:, :k])
@@ -178,14 +188,13 @@ class Kcca(Method):
             solved = krylov_correlations(Gx, Gt, n, k, check=check)
             if solved is not None:
                 R, w = solved
-                self.route_ = "krylov"
                 a = Gx.solve(w)
                 b = Gt.solve(Gx(w)) / np.where(R > 0, R, 1.0)
                 scale = np.sqrt(n - 1)
-                return views, means, (scale * (a - a.mean(axis=0)), scale * (b - b.mean(axis=0))), R
+                weights = scale * (a - a.mean(axis=0)), scale * (b - b.mean(axis=0))
+                return "krylov", views, means, weights, R
             if not grams.kept:
                 centred = [gram(side) for side in (0, 1)]  # the factors took their place
-        self.route_ = "eigh"
         (lx, Ux), (lt, Ut) = (
             grams.get(("spectrum", key), partial(spectrum, found[0]))
             for key, found in zip(keys, centred, strict=True)
@@ -199,13 +208,13 @@ class Kcca(Method):
         scale = np.sqrt(n - 1)
         a = scale * Ux @ (A / np.sqrt(lx * (lx + kappas[0]))[:, None])
         b = scale * Ut @ (B / np.sqrt(lt * (lt + kappas[1]))[:, None])
-        return views, means, (a - a.mean(axis=0), b - b.mean(axis=0)), R
+        return "eigh", views, means, (a - a.mean(axis=0), b - b.mean(axis=0)), R
 
     def _approximate(self, views: Views, k: int, pieces: Pieces, check: Callable[[], None]) -> Solution:
         n = len(views[0])
-        self.route_ = "cholesky" if self.approximation == "cholesky" else "nystrom"
-        key = (self.route_, self.kernel, self.bandwidth, self.n_landmarks, self.random_state)
-        points, maps, means, products = pieces.get(key, lambda: self._features(views, check))
+        route = "cholesky" if self.approximation == "cholesky" else "nystrom"
+        key = (route, self.kernel, self.bandwidth, self.n_landmarks, self.random_state)
+        points, maps, means, products = pieces.get(key, lambda: self._features(views, route, check))
         kappas = [self.kappa * float(np.trace(square)) / n for square in products.within]
         if pieces.kept:
             products = replace(products, within=[square.copy(order="F") for square in products.within])
@@ -217,17 +226,17 @@ class Kcca(Method):
             scale * weigh @ whitening.weights(columns)
             for weigh, whitening, columns in zip(maps, white.maps, (A, B), strict=True)
         )
-        return points, means, (a, b), R
+        return route, points, means, (a, b), R
 
     def _features(
-        self, views: Views, check: Callable[[], None]
+        self, views: Views, route: str, check: Callable[[], None]
     ) -> tuple[Views, list[Matrix], list[Vector], Scatter]:
         """Landmarks, the maps from kernel values with them to features, mean kernel values, sums of products."""
         n, kernels = len(views[0]), [self._kernel(side) for side in (0, 1)]
         drawn = np.random.default_rng(self.random_state)
         points, landmarks, maps = [], [], []
         for side, rows in enumerate(views):
-            if self.route_ == "cholesky":
+            if route == "cholesky":
                 chosen = pivots(kernels[side], self._centred(side, rows), self.n_landmarks)
             else:
                 chosen = np.sort(drawn.choice(n, min(n, self.n_landmarks), replace=False))

@@ -13,7 +13,7 @@ from scipy.spatial.distance import cdist, pdist
 
 from xmbench import FitContext, Pairs
 from xmbench.errors import DeadlineExceeded, InvalidParameter, Unsupported
-from xmbench.kernels import Kernel, centre_gram, landmark_map, median_distance, pivots
+from xmbench.kernels import Kernel, centre_gram, distance_blocks, landmark_map, median_distance, pivots
 from xmbench.registry import Registry
 from xmbench.reuse import Pieces
 from xmbench.scaling import Scaling
@@ -78,10 +78,10 @@ def reference(Kx, Kt, kappas, k: int):
 
 @pytest.mark.parametrize("kappa", [0.1, 10.0])
 def test_correlations_are_those_of_the_definition(views, kappa):
-    method = fit(*views, kappa=kappa, text_bandwidth=2.0)
-    for rows, factor, sigma in zip(views, (1.0, 2.0), method.bandwidths_, strict=True):
+    method = fit(*views, kappa=kappa, bandwidth=2.0)
+    for rows, sigma in zip(views, method.bandwidths_, strict=True):
         distances = pdist(np.float64(rows))
-        assert sigma == pytest.approx(factor * np.median(distances[distances > 0]))
+        assert sigma == pytest.approx(2.0 * np.median(distances[distances > 0]))
     grams = [centred_kernel(rows, sigma) for rows, sigma in zip(views, method.bandwidths_, strict=True)]
     kappas = [kappa * np.trace(K) / len(K) for K in grams]
     assert_allclose(method.correlations_, reference(*grams, kappas, 3), atol=1e-10)
@@ -335,7 +335,7 @@ def test_most_rows_may_be_the_same():
     assert np.isfinite(method.encode_image(X)).all()
 
 
-@pytest.mark.parametrize("name", ["kappa", "image_bandwidth", "text_bandwidth"])
+@pytest.mark.parametrize("name", ["kappa", "bandwidth"])
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
 def test_what_must_be_positive_is(name, value):
     with pytest.raises(InvalidParameter, match=rf"Kcca\.{name}"):
@@ -372,8 +372,9 @@ def test_incomplete_cholesky_is_no_departure():
 def test_grams_hold_the_lower_triangle_of_the_kernel(monkeypatch):
     X, _ = correlated()
     monkeypatch.setattr("xmbench.kernels.BLOCK", 700)
-    kernel = Kernel(X.mean(axis=0, dtype=np.float64), 2.0)
+    X, kernel = X - X.mean(axis=0, dtype=np.float64), Kernel(2.0)
     gram = kernel.gram(X)
+    assert_array_equal(kernel.gram(X, list(distance_blocks(X))), gram)
     assert_allclose(np.tril(gram), np.tril(gaussian(X, X, 2.0)), atol=1e-12)
     centred, means = centre_gram(gram.copy(order="F"))
     assert_allclose(np.tril(centred), np.tril(centred_kernel(X, 2.0)), atol=1e-12)
@@ -386,7 +387,7 @@ def test_grams_hold_the_lower_triangle_of_the_kernel(monkeypatch):
 @pytest.mark.parametrize("bandwidth", [2.0, None])
 def test_pivots_are_those_of_a_pivoted_cholesky_decomposition(bandwidth):
     X, _ = correlated()
-    kernel = Kernel(X.mean(axis=0, dtype=np.float64), bandwidth)
+    X, kernel = X - X.mean(axis=0, dtype=np.float64), Kernel(bandwidth)
     K = kernel(X, X)
     residual, expected = K.copy(), []
     while np.trace(residual) > 1e-3 * np.trace(K):
@@ -403,7 +404,7 @@ def test_pivots_are_those_of_a_pivoted_cholesky_decomposition(bandwidth):
 
 def test_pivots_end_with_the_different_rows():
     rows = np.repeat(correlated(6)[0], 5, axis=0)
-    found = pivots(Kernel(np.zeros(7), 0.5), rows, 30, tolerance=0.0)
+    found = pivots(Kernel(0.5), rows, 30, tolerance=0.0)
     assert len(found) == 6
     assert len(np.unique(rows[found], axis=0)) == 6
 

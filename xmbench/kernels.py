@@ -207,30 +207,70 @@ def krylov_correlations(
     Returns:
         R (k,), descending, and w (n, k) with w'Gx w = 1; None when the tolerance was not reached.
     """
-    from scipy.linalg import eigh, qr
+    from scipy.linalg import qr
 
     block: Matrix = np.random.default_rng(0).standard_normal((n, min(k + 10, n - 1)))
     block, _ = qr(block - block.mean(axis=0), mode="economic", check_finite=False)
-    basis, once_applied, twice_applied = (np.empty((n, 0)) for _ in range(3))
-    for _ in range(most):
+    width = block.shape[1]
+    room = np.empty((3, min(most * width, n), n))  # only what is used of it takes memory
+    norms, squares = np.empty((0, 0)), np.empty((0, 0))
+    residuals: list[float] = []
+    for step in range(1, most + 1):
         check()
-        applied = first(block)
-        basis = np.hstack([basis, block])
-        once_applied = np.hstack([once_applied, applied])
-        twice_applied = np.hstack([twice_applied, second(applied)])
-        norms, turn = eigh(basis.T @ once_applied, check_finite=False)
-        kept = norms > 1e-14 * norms[-1]
-        turn = turn[:, kept] / np.sqrt(norms[kept])
-        squares, vectors = eigh(turn.T @ (once_applied.T @ twice_applied) @ turn, check_finite=False)
-        squares, turned = squares[::-1][:k], turn @ vectors[:, ::-1][:, :k]
-        weights = basis @ turned
-        residual = np.linalg.norm(twice_applied @ turned - squares * weights, axis=0)
-        if len(squares) == k and (residual <= tolerance * np.linalg.norm(weights, axis=0)).all():
-            return np.sqrt(np.maximum(squares, 0.0)), weights
-        if basis.shape[1] + block.shape[1] >= n:
+        used = slice(0, step * width)
+        basis, once, twice = (part[used].T for part in room)
+        new = slice(used.stop - width, used.stop)
+        basis[:, new] = block
+        once[:, new] = first(block)
+        twice[:, new] = second(once[:, new])
+        norms = _bordered(norms, basis.T @ once[:, new])
+        squares = _bordered(squares, once.T @ twice[:, new])
+        found = _largest_ratios(squares, norms, k)
+        if found is not None:
+            R2, turn = found
+            weights = basis @ turn
+            residual = np.linalg.norm(twice @ turn - R2 * weights, axis=0) / np.linalg.norm(weights, axis=0)
+            residuals.append(float(residual.max()))
+            if residuals[-1] <= tolerance:
+                return np.sqrt(np.maximum(R2, 0.0)), weights
+            if _hopeless(residuals, tolerance, most - step):
+                return None
+        if used.stop + width >= n:
             return None
-        block = twice_applied[:, -block.shape[1] :]
+        block = twice[:, new]
         for _ in range(2):
             block = block - basis @ (basis.T @ block)
             block = np.asarray(qr(block, mode="economic", check_finite=False)[0], dtype=np.float64)
     return None
+
+
+def _bordered(matrix: Matrix, columns: Matrix) -> Matrix:
+    """A symmetric (m, m) matrix extended by its last columns (m + b, b)."""
+    size = len(matrix)
+    found = np.empty((len(columns), len(columns)))
+    found[:size, :size] = matrix
+    found[:, size:] = columns
+    found[size:, :size] = columns[:size].T
+    return found
+
+
+def _largest_ratios(squares: Matrix, norms: Matrix, k: int) -> tuple[Vector, Matrix] | None:
+    """The k largest solutions of S v = t N v, descending, v'Nv = 1; None if N has not so many directions."""
+    from scipy.linalg import eigh
+
+    sizes, turn = eigh(norms, check_finite=False)
+    kept = sizes > 1e-14 * sizes[-1]
+    turn = turn[:, kept] / np.sqrt(sizes[kept])
+    m = turn.shape[1]
+    if m < k:
+        return None
+    values, vectors = eigh(turn.T @ squares @ turn, subset_by_index=(m - k, m - 1), check_finite=False)
+    return values[::-1], turn @ vectors[:, ::-1]
+
+
+def _hopeless(residuals: list[float], tolerance: float, left: int) -> bool:
+    """Whether residuals, at the rate of the last six steps, would take twice the steps that are left, and more."""
+    if len(residuals) < 20:
+        return False
+    rate = np.log(residuals[-7] / residuals[-1]) / 6
+    return bool(np.log(residuals[-1] / tolerance) > 2 * left * rate)

@@ -21,31 +21,16 @@ RANK_TOLERANCE = 1e-6
 rounding noise near 1e-7, which a smaller tolerance would take for directions of the data."""
 
 
-def whiten(rows: Matrix, ridge: float, *, tolerance: float = RANK_TOLERANCE) -> tuple[Matrix, Matrix]:
-    """Ridge-whitened coordinates of centred rows, through the thin SVD (no covariance is inverted).
+def thin_svd(rows: Matrix) -> tuple[Matrix, NDArray[np.float64], Matrix]:
+    """U (n, r), s (r,) and V (d, r) of rows = U diag(s) V', r the rank after the cut; 0 for rows of zeros.
 
-    With rows = U S V' (rank r after the cut), W = U diag(s / sqrt(s^2 + ridge)) and
-    M = V diag(1 / sqrt(s^2 + ridge)), so that W = rows @ M; without ridge W'W = I.
-
-    Args:
-        rows: (n, d), centred.
-        ridge: added to the eigenvalues of the scatter rows' rows, >= 0.
-        tolerance: relative singular value at which the rank is cut.
-
-    Returns:
-        W (n, r) and M (d, r); r is 0 for rows that are all zero.
+    Centred rows are whitened with a ridge as U diag(s / sqrt(s^2 + ridge)), the rows times V diag(1 / sqrt(s^2 +
+    ridge)), so that no covariance is inverted.
     """
-    left, values, right = thin_svd(rows, tolerance)
-    root = np.sqrt(values**2 + ridge)
-    return left * (values / root), right / root
-
-
-def thin_svd(rows: Matrix, tolerance: float = RANK_TOLERANCE) -> tuple[Matrix, NDArray[np.float64], Matrix]:
-    """U (n, r), s (r,) and V (d, r) of rows = U diag(s) V', r the rank at a relative singular value."""
     from scipy.linalg import svd
 
     left, values, right = svd(rows, full_matrices=False, check_finite=False)
-    kept = values > tolerance * values.max(initial=0.0)
+    kept = values > RANK_TOLERANCE * values.max(initial=0.0)
     return left[:, kept], values[kept], right[kept].T
 
 
@@ -67,21 +52,24 @@ def align_signs(first: Matrix, second: Matrix) -> tuple[Matrix, Matrix]:
 def leading_singular(matrix: Matrix, k: int) -> tuple[Matrix, Matrix, Matrix]:
     """The k largest singular triplets (U (m, k), s (k,) descending, V (n, k)), deterministic, signs aligned.
 
-    While k is small against the matrix: Lanczos on the Gram matrix of the smaller side, whose vectors then span
-    a small problem that is solved without squaring. A full SVD otherwise, and where values lie too close
-    together for Lanczos.
+    While k is small against the matrix: the leading eigenvectors of the Gram matrix of its smaller side, by Lanczos
+    or, where values lie too close together for that, by a dense solver; they span a small problem that is solved
+    without squaring. A full SVD otherwise.
 
     Args:
         matrix: (m, n).
         k: 1 <= k <= min(m, n).
     """
-    from scipy.linalg import svd
+    from scipy.linalg import eigh, svd
 
     smallest = min(matrix.shape)
     basis = None
     if smallest > 50 and k <= smallest // 4 and matrix.any():
         upright = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
-        basis = _lanczos(upright.T @ upright, k)
+        gram = upright.T @ upright
+        basis = _lanczos(gram, k)
+        if basis is None:
+            basis = eigh(gram, subset_by_index=(smallest - k, smallest - 1), overwrite_a=True)[1]
     if basis is None:
         left, values, right = svd(matrix, full_matrices=False, check_finite=False)
         left, right = left[:, :k], right[:k].T
@@ -103,6 +91,11 @@ def _lanczos(symmetric: Any, k: int) -> Matrix | None:
         return np.asarray(eigsh(symmetric, k=k, which="LA", v0=start, maxiter=50)[1])
     except ArpackNoConvergence:
         return None
+
+
+def solved_for(n_components: int | None, n_classes: int) -> int:
+    """How many directions to solve for: at least ten, so that tuning need not solve anew for fewer of them."""
+    return max(n_components or 0, n_classes, 10)
 
 
 def choose_components(wanted: int | None, available: int, n_classes: int) -> int:
@@ -135,8 +128,8 @@ the whitened rows have been whitened again."""
 SMALL = 512
 """Columns up to which eigenvectors cost little beside the sums of products."""
 
-BLOCK = 2**22
-"""Numbers in one block of rows (32 MB)."""
+BLOCK, CACHED = 2**22, 2**18
+"""Numbers in one block of rows (32 MB), and in a part of it that stays in a core's cache (2 MB)."""
 
 
 def centred_blocks(
@@ -148,10 +141,13 @@ def centred_blocks(
     room = [np.empty((size, view.shape[1])) for view in views]
     for start in range(0, n, size):
         stop = min(n, start + size)
-        yield [
-            np.subtract(view[start:stop], mean, out=block[: stop - start])
-            for view, mean, block in zip(views, means, room, strict=True)
-        ]
+        for view, mean, block in zip(views, means, room, strict=True):
+            step = max(1, CACHED // view.shape[1])
+            for first in range(start, stop, step):
+                part = block[first - start : min(first + step, stop) - start]
+                part[:] = view[first : first + len(part)]
+                part -= mean
+        yield [block[: stop - start] for block in room]
 
 
 @dataclass(frozen=True)
