@@ -101,7 +101,8 @@ class Cca(Linear):
         A, R, B = leading_singular(white.between[0, 1], min(wanted, rank))
         scale = np.sqrt(len(train) - 1)
         P, Q = align_signs(scale * Zx.weights(A), scale * Zt.weights(B))
-        return *white.means, P, Q, R, rank, (Zx.route, Zt.route)
+        image_mean, text_mean = white.means
+        return image_mean, text_mean, P, Q, R, rank, (Zx.route, Zt.route)
 
 
 METHOD = Cca

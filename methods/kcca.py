@@ -180,7 +180,7 @@ class Kcca(Method):
         centred = [grams.get(("gram", keys[side]), partial(gram, side)) for side in (0, 1)]
         means = [found[1] for found in centred]
         kappas = [self.kappa * max(float(np.trace(found[0])) / n, 0.0) for found in centred]
-        if n > LARGEST_EIGH and 20 * (k + 10) < n and self.kappa >= SAFE_RIDGE * n and all(kappas):
+        if n > LARGEST_EIGH and 10 * (k + 10) < n and self.kappa >= SAFE_RIDGE * n and all(kappas):
             Gx, Gt = (
                 Smoother(found[0].copy(order="F") if grams.kept else found[0], kappa)
                 for found, kappa in zip(centred, kappas, strict=True)

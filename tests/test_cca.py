@@ -344,11 +344,11 @@ def test_without_a_ridge_ill_conditioned_rows_lose_no_digit(noise, route):
 
 def test_wide_views_of_low_rank_are_not_taken_for_full_ones():
     rng = np.random.default_rng(0)
-    X = rng.standard_normal((900, 5)) @ rng.standard_normal((5, 600))
+    X = rng.standard_normal((900, 12)) @ rng.standard_normal((12, 600))
     method = fit(X, X[:, :550], ridge=1.0, k=5)
     assert method.route_ == {"image": "cholesky", "text": "cholesky"}
-    with pytest.raises(InvalidParameter, match=r"expected 1\.\.5, the rank of the training data, got 6"):
-        fit(X, X[:, :550], ridge=1.0, k=6)
+    with pytest.raises(InvalidParameter, match=r"expected 1\.\.12, the rank of the training data, got 13"):
+        fit(X, X[:, :550], ridge=1.0, k=13)
 
 
 def test_sums_over_many_blocks_are_those_over_one(monkeypatch):

@@ -169,9 +169,14 @@ def test_a_linear_kernel_has_no_more_directions_than_columns():
 # -- routes -----------------------------------------------------------------------------------------
 
 
+def tripled(views):
+    """Rows enough for Krylov steps."""
+    return [np.vstack([rows, rows + 0.01, rows - 0.02]) for rows in views]
+
+
 @pytest.mark.parametrize("kappa", [0.1, 10.0])
 def test_krylov_and_eigenvectors_agree(views, kappa, monkeypatch):
-    X, T = (np.vstack([rows, rows + 0.01, rows - 0.02]) for rows in views)  # 20 (k + 10) < n
+    X, T = tripled(views)
     eigen = fit(X, T, kappa=kappa)
     monkeypatch.setattr(sys.modules[Kcca.__module__], "LARGEST_EIGH", 10)
     krylov = fit(X, T, kappa=kappa)
@@ -255,6 +260,7 @@ def test_a_shared_fit_is_a_fresh_one(views, monkeypatch, route, kept):
         monkeypatch.setattr(module, "LARGEST_EIGH", 10)
     settings = {"n_components": 2, "n_landmarks": 40}
     settings["approximation"] = route if route in ("nystrom", "cholesky") else "exact"
+    views = tripled(views)
     pairs = pairs_of(*views)
     context = FitContext(pieces=Pieces(pairs))
     for changed in (
@@ -403,7 +409,7 @@ def test_pivots_are_those_of_a_pivoted_cholesky_decomposition(bandwidth):
 
 
 def test_pivots_end_with_the_different_rows():
-    rows = np.repeat(correlated(6)[0], 5, axis=0)
+    rows = np.repeat(np.float64(correlated(6)[0]), 5, axis=0)
     found = pivots(Kernel(0.5), rows, 30, tolerance=0.0)
     assert len(found) == 6
     assert len(np.unique(rows[found], axis=0)) == 6
