@@ -38,8 +38,8 @@ class Cca(Linear):
     Z_x'X'T Z_t. ``route_`` names how each modality was whitened, all to the same ten digits: ``cholesky``, the
     inverse factor of X'X + r_x I, summed in blocks of rows; ``eigh``, eigenvectors of X'X, where it is small or its
     rank in doubt; ``dual``, those of the n x n matrix XX', with fewer rows than columns; ``svd`` of the rows,
-    where squaring them would cost digits (a very small ridge, or none and singular values far apart). Directions below
-    1e-6 of the largest singular value count as rounding noise and are cut.
+    where squaring them would cost digits (a very small ridge, or none and singular values far apart).
+    Directions below 1e-6 of the largest singular value count as rounding noise and are cut.
 
     With n < d and no ridge every correlation is 1 and the projections mean nothing: that is what
     ``preset=unregularised`` shows. They are not even determined then: another BLAS gives other ones, and other
