@@ -5,16 +5,29 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from xmbench.data import Pairs
 from xmbench.errors import InvalidParameter
-from xmbench.linalg import align_signs, choose_components, leading_singular, whiten_views
+from xmbench.linalg import (
+    Matrix,
+    align_signs,
+    choose_components,
+    leading_singular,
+    solved_for,
+    whiten_views,
+)
 from xmbench.method import FitContext, MethodInfo
+from xmbench.reuse import Pieces
 
-from ._sharing import Projections
+from ._linear import Linear
+
+Vector = NDArray[np.float64]
+Solution = tuple[Vector, Vector, Matrix, Matrix, Vector, int, tuple[str, str]]
+"""Means, projections and correlations, the lower of the two ranks, and the routes."""
 
 
-class Cca(Projections):
+class Cca(Linear):
     """Projections of both modalities with the largest correlations, regularised by a ridge.
 
     Objective, for centred X (n, d_image) and T (n, d_text)::
@@ -25,8 +38,8 @@ class Cca(Projections):
     Z_x'X'T Z_t. ``route_`` names how each modality was whitened, all to the same ten digits: ``cholesky``, the
     inverse factor of X'X + r_x I, summed in blocks of rows; ``eigh``, eigenvectors of X'X, where it is small or its
     rank in doubt; ``dual``, those of the n x n matrix XX', with fewer rows than columns; ``svd`` of the rows,
-    where squaring them would cost digits (no ridge and few rows, or a very small ridge). Directions below
-    1e-6 of the largest singular value count as rounding noise and are cut.
+    where squaring them would cost digits (a very small ridge, or none and singular values far apart).
+    Directions below 1e-6 of the largest singular value count as rounding noise and are cut.
 
     With n < d and no ridge every correlation is 1 and the projections mean nothing: that is what
     ``preset=unregularised`` shows. They are not even determined then: another BLAS gives other ones, and other
@@ -52,7 +65,7 @@ class Cca(Projections):
         supervised=False,
         departures=("a ridge is added (Vinod 1976); preset=unregularised is the method without it",),
     )
-    grid: ClassVar = {"ridge": (0.0, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)}
+    grid: ClassVar = {"ridge": (0.0, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0), "n_components": (None, 5, 9)}
     presets: ClassVar = {"unregularised": {"ridge": 0.0}}
 
     def __init__(self, n_components: int | None = None, ridge: float = 10.0) -> None:
@@ -67,18 +80,29 @@ class Cca(Projections):
     def _fit(self, train: Pairs, validation: Pairs | None, context: FitContext) -> None:
         if not 0 <= self.ridge < np.inf:
             raise InvalidParameter(f"Cca.ridge: expected at least 0, got {self.ridge}")
-        n, c = len(train), train.n_classes
-        wanted = c if self.n_components is None else self.n_components
-        white = whiten_views((train.images, train.texts), self.ridge, wanted, kept=self._kept(train))
-        k = choose_components(self.n_components, min(Z.rank for Z in white.maps), c)
-        C = white.between[0, 1]
-        A, R, B = leading_singular(C, k)
-        self.image_mean_, self.text_mean_ = white.means
+        wanted = solved_for(self.n_components, train.n_classes)
+        self.image_mean_, self.text_mean_, P, Q, R, rank, routes = context.pieces.get(
+            (self.ridge, wanted), lambda: self._solve(train, wanted, context.pieces)
+        )
+        k = choose_components(self.n_components, rank, train.n_classes)
+        self.image_weights_, self.text_weights_, self.correlations_ = (
+            P[:, :k].copy(),
+            Q[:, :k].copy(),
+            R[:k].copy(),
+        )
+        self.route_ = dict(zip(("image", "text"), routes, strict=True))
+
+    def _solve(self, train: Pairs, wanted: int, pieces: Pieces) -> Solution:
+        white = whiten_views((train.images, train.texts), self.ridge, wanted, pieces=pieces)
         Zx, Zt = white.maps
-        scale = np.sqrt(n - 1)
-        self.image_weights_, self.text_weights_ = align_signs(scale * Zx.weights(A), scale * Zt.weights(B))
-        self.correlations_ = R
-        self.route_ = {"image": Zx.route, "text": Zt.route}
+        rank = min(Zx.rank, Zt.rank)
+        if not rank:
+            choose_components(None, 0, train.n_classes)
+        A, R, B = leading_singular(white.between[0, 1], min(wanted, rank))
+        scale = np.sqrt(len(train) - 1)
+        P, Q = align_signs(scale * Zx.weights(A), scale * Zt.weights(B))
+        image_mean, text_mean = white.means
+        return image_mean, text_mean, P, Q, R, rank, (Zx.route, Zt.route)
 
 
 METHOD = Cca

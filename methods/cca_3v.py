@@ -8,13 +8,13 @@ import numpy as np
 
 from xmbench.data import Pairs
 from xmbench.errors import InvalidParameter
-from xmbench.linalg import align_signs, choose_components, multiview_directions, once, whiten_views
+from xmbench.linalg import align_signs, choose_components, multiview_directions, whiten_views
 from xmbench.method import FitContext, MethodInfo
 
-from ._sharing import Projections
+from ._linear import Linear
 
 
-class Cca3v(Projections):
+class Cca3v(Linear):
     """Projections of images, texts and class labels in which each two of the three correlate most.
 
     Objective, for centred X (n, d_image), T (n, d_text) and one-hot labels C (n, c) as third view: with the blocks
@@ -68,15 +68,14 @@ class Cca3v(Projections):
             raise InvalidParameter(f"Cca3v.ridge: expected more than 0, got {self.ridge}")
         if not 0 <= self.power < np.inf:
             raise InvalidParameter(f"Cca3v.power: expected at least 0, got {self.power}")
-        c, kept = train.n_classes, self._kept(train)
+        c = train.n_classes
         wanted = c if self.n_components is None else self.n_components
         views = (train.images, train.texts, train.one_hot())
-        white = whiten_views(views, self.ridge, wanted, kept=kept)
+        white = whiten_views(views, self.ridge, wanted, pieces=context.pieces)
         Zx, Zt, Zc = white.maps
         k = choose_components(self.n_components, min(Zx.rank, Zt.rank), c)
-        values, (A, B, D) = once(
-            kept,
-            f"directions {self.ridge}, {k}",
+        values, (A, B, D) = context.pieces.get(
+            ("directions", self.ridge, k),
             lambda: multiview_directions(white.between, [Z.rank for Z in white.maps], k),
         )
         scale = np.sqrt(len(train) - 1)

@@ -13,15 +13,14 @@ from xmbench.linalg import (
     centred_blocks,
     choose_components,
     leading_singular,
-    once,
     scatter,
 )
 from xmbench.method import FitContext, MethodInfo
 
-from ._sharing import Projections
+from ._linear import Linear
 
 
-class Cfa(Projections):
+class Cfa(Linear):
     """Orthonormal projections that bring the two modalities of a pair nearest to each other.
 
     Objective, for centred X (n, d_image) and T (n, d_text)::
@@ -50,7 +49,7 @@ class Cfa(Projections):
         year=2003,
         supervised=False,
     )
-    grid: ClassVar = {"n_components": (5, 10, 20, 50, 100)}
+    grid: ClassVar = {"n_components": (5, 6, 7, 8, 9, 10, 12, 15, 20, 30, 50, 100)}
 
     def __init__(self, n_components: int | None = None) -> None:
         self.n_components = n_components
@@ -63,7 +62,7 @@ class Cfa(Projections):
         def product() -> Matrix:
             return scatter(centred_blocks(views, means), within=False).between[0, 1]
 
-        cross = once(self._kept(train), "cross product", product)
+        cross = context.pieces.get("cross product", product)
         most = min(*cross.shape, len(train) - 1)
         k = choose_components(self.n_components, most, train.n_classes)
         A, S, B = leading_singular(cross, k)

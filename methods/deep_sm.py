@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from xmbench.data import Pairs
 from xmbench.errors import InvalidParameter, RunError
-from xmbench.linalg import whiten
+from xmbench.linalg import thin_svd
 from xmbench.method import FitContext, Method, MethodInfo
 
 
@@ -48,7 +48,7 @@ class DeepSm(Method):
             "linear form: logistic regression per modality on fixed features, no hidden layer, no fine-tuning",
         ),
     )
-    grid: ClassVar = {"C": (0.0001, 0.001, 0.01, 0.1, 1.0)}
+    grid: ClassVar = {"C": (1e-4, 3e-4, 1e-3, 2e-3, 3e-3, 5e-3, 1e-2, 2e-2, 3e-2, 0.1, 0.3, 1.0)}
 
     def __init__(self, C: float = 0.01, max_iter: int = 2000) -> None:
         self.C = C
@@ -61,11 +61,11 @@ class DeepSm(Method):
         self.classes_ = np.flatnonzero(targets.any(axis=0))
         self.n_classes_ = train.n_classes
         targets = targets[:, self.classes_] / targets.sum(axis=1, keepdims=True)
-        self.image_weights_, self.image_bias_ = self._regress(train.images, targets, context)
-        self.text_weights_, self.text_bias_ = self._regress(train.texts, targets, context)
+        self.image_weights_, self.image_bias_ = self._regress("images", train.images, targets, context)
+        self.text_weights_, self.text_bias_ = self._regress("texts", train.texts, targets, context)
 
     def _regress(
-        self, rows: NDArray[np.float32], targets: NDArray[np.float64], context: FitContext
+        self, name: str, rows: NDArray[np.float32], targets: NDArray[np.float64], context: FitContext
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         from scipy.optimize import minimize
 
@@ -73,7 +73,9 @@ class DeepSm(Method):
         mean = X.mean(axis=0)
         # Whitened coordinates Z = (X - mean) M, W = M V: in V the problem is nearly round, so that L-BFGS
         # needs tens of steps and not hundreds. The penalty stays that of W.
-        Z, M = whiten(X - mean, ridge=2.0 / self.C)
+        U, s, V = context.pieces.get(("svd", name), lambda: thin_svd(X - mean))
+        root = np.sqrt(s**2 + 2.0 / self.C)
+        Z, M = U * (s / root), V / root
         shrink = np.einsum("ij,ij->j", M, M)[:, None]  # M'M is diagonal, so ||W||^2 = sum(shrink * V^2)
         shape = (Z.shape[1] + 1, targets.shape[1])  # the last row is the bias
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,14 +10,16 @@ from numpy.typing import NDArray
 from xmbench.data import Pairs
 from xmbench.errors import InvalidParameter
 from xmbench.graphs import affinity, gaussian_weights, nearest
-from xmbench.method import FitContext, Method, MethodInfo
+from xmbench.method import FitContext, MethodInfo
 from xmbench.reuse import Pieces
 from xmbench.reweighting import Projections, Quadratic, descend, row_penalty, row_weights
+
+from ._linear import Linear
 
 Matrix = NDArray[np.float64]
 
 
-class Jfssl(Method):
+class Jfssl(Linear):
     """Row-sparse projections of both modalities onto the classes, smooth along one graph of all items.
 
     Objective, for centred X_1 = X (n, d_image), X_2 = T (n, d_text) and one-hot labels Y (n, c), with
@@ -69,7 +71,6 @@ class Jfssl(Method):
             "bandwidth of the graph and default weights are ours",
         ),
     )
-    _cache = Pieces()
     grid: ClassVar = {"lambda1": (0.1, 1.0, 10.0, 100.0, 1000.0), "lambda2": (1e-4, 1e-3, 1e-2, 1e-1)}
     ablations: ClassVar = {"no_graph": {"lambda2": 0.0}}
 
@@ -91,20 +92,16 @@ class Jfssl(Method):
         self.tol = tol
         self.smoothing = smoothing
 
-    def share(self, other: Self) -> None:
-        """Take over the graphs and Gram matrices; see :meth:`xmbench.Method.share`."""
-        self._cache = other._cache
-
     def _fit(self, train: Pairs, validation: Pairs | None, context: FitContext) -> None:
         self._check()
-        self._cache = Pieces.of(self._cache, train.images, train.texts, train.labels)
         Y = train.one_hot()
         self.image_mean_, self.text_mean_ = (
             rows.mean(axis=0, dtype=np.float64) for rows in (train.images, train.texts)
         )
         X, T = train.images - self.image_mean_, train.texts - self.text_mean_
         graphs = [self._within(rows, Y, name, context) for rows, name in ((X, "images"), (T, "texts"))]
-        image, text = self._quadratic(X, graphs[0], "images"), self._quadratic(T, graphs[1], "texts")
+        image = self._quadratic(X, graphs[0], "images", context.pieces)
+        text = self._quadratic(T, graphs[1], "texts", context.pieces)
 
         def same_class(scores: Matrix) -> Matrix:
             """-L_12 scores = YY' scores: for each item the sum over its class."""
@@ -151,25 +148,19 @@ class Jfssl(Method):
         def make() -> Any:
             from scipy.sparse import diags_array
 
-            indices, distances = self._cache.get(
+            indices, distances = context.pieces.get(
                 ("nearest", name, self.neighbours),
                 lambda: nearest(rows, self.neighbours, check=context.check_deadline),
             )
             weights = self.beta * affinity(indices, gaussian_weights(distances))
             return (diags_array(weights.sum(axis=1) + Y @ Y.sum(axis=0)) - weights).tocsr()
 
-        return self._cache.get(("laplacian", name, self.neighbours, self.beta), make)
+        return context.pieces.get(("laplacian", name, self.neighbours, self.beta), make)
 
-    def _quadratic(self, rows: Matrix, laplacian: Any, name: str) -> Quadratic:
+    def _quadratic(self, rows: Matrix, laplacian: Any, name: str, pieces: Pieces) -> Quadratic:
         graph = f"graph {self.neighbours} {self.beta}"
         terms = {"fit": (1.0, None), graph: (self.lambda2, laplacian)}
-        return Quadratic(rows, terms, self._cache, name)
-
-    def _encode_image(self, images: NDArray[np.float32]) -> NDArray[Any]:
-        return np.asarray((images - self.image_mean_) @ self.image_weights_)
-
-    def _encode_text(self, texts: NDArray[np.float32]) -> NDArray[Any]:
-        return np.asarray((texts - self.text_mean_) @ self.text_weights_)
+        return Quadratic(rows, terms, pieces, name)
 
 
 METHOD = Jfssl

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,7 +101,6 @@ class Jrl(Method):
         supervised=True,
         trained=True,
     )
-    _cache = Pieces()
     grid: ClassVar = {
         "gamma": (0.1, 1.0, 10.0, 100.0, 1000.0),
         "lam": (0.1, 1.0, 10.0, 100.0, 1000.0),
@@ -167,21 +166,16 @@ class Jrl(Method):
             )
         return tuple(found)
 
-    def share(self, other: Self) -> None:
-        """Take over graphs and Gram matrices; see :meth:`xmbench.Method.share`."""
-        self._cache = other._cache
-
     def _fit(self, train: Pairs, validation: Pairs | None, context: FitContext) -> None:
         self._check()
         more = (context.unlabelled_images, context.unlabelled_texts) if self.transductive else (None, None)
-        self._cache = Pieces.of(self._cache, train.images, train.texts, *more)
         n, Y = len(train), train.one_hot()
         self.image_mean_, X_a = _centred(train.images, more[0])
         self.text_mean_, T_a = _centred(train.texts, more[1])
         X, T = X_a[:n], T_a[:n]
         graphs = [self._laplacian(X_a, "images", context), self._laplacian(T_a, "texts", context)]
-        image = self._quadratic(X_a, n, graphs[0], "images")
-        text = self._quadratic(T_a, n, graphs[1], "texts")
+        image = self._quadratic(X_a, n, graphs[0], "images", context.pieces)
+        text = self._quadratic(T_a, n, graphs[1], "texts", context.pieces)
         Y_a = np.vstack([Y, np.zeros((len(X_a) - n, Y.shape[1]))])
 
         def weights(projection: Matrix) -> Matrix:
@@ -240,7 +234,7 @@ class Jrl(Method):
         if self.max_iter < 1:
             raise InvalidParameter(f"Jrl.max_iter: expected at least 1, got {self.max_iter}")
 
-    def _quadratic(self, rows: Matrix, n: int, laplacian: Any, name: str) -> Quadratic:
+    def _quadratic(self, rows: Matrix, n: int, laplacian: Any, name: str, pieces: Pieces) -> Quadratic:
         """(lam + mu) X'X over the n labelled rows + sigma X_a'L X_a."""
         labelled = None
         if len(rows) > n:
@@ -251,8 +245,8 @@ class Jrl(Method):
         return Quadratic(
             rows,
             {"fit": (self.lam + self.mu, labelled), graph: (self.sigma, laplacian)},
-            self._cache,
-            name,
+            pieces,
+            f"{name}, unlabelled: {self.unlabeled}",
         )
 
     def _laplacian(self, rows: Matrix, name: str, context: FitContext) -> Any:
@@ -261,8 +255,8 @@ class Jrl(Method):
             return None
 
         def make() -> Any:
-            indices, distances = self._cache.get(
-                ("nearest", name, self.neighbours),
+            indices, distances = context.pieces.get(
+                ("nearest", name, self.unlabeled, self.neighbours),
                 lambda: nearest(rows, self.neighbours, check=context.check_deadline),
             )
             if self.graph == "author":
@@ -270,7 +264,7 @@ class Jrl(Method):
             weights = np.ones_like(distances) if self.graph == "binary" else sigmoid_weights(distances)
             return normalised_laplacian(affinity(indices, weights))
 
-        return self._cache.get(("laplacian", name, self.graph, self.neighbours), make)
+        return context.pieces.get(("laplacian", name, self.unlabeled, self.graph, self.neighbours), make)
 
     def _encode_image(self, images: NDArray[np.float32]) -> NDArray[Any]:
         return self._encoded((images - self.image_mean_) @ self.image_weights_)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -16,6 +17,7 @@ from xmbench.kernels import (
     Smoother,
     Vector,
     centre_gram,
+    distance_blocks,
     krylov_correlations,
     landmark_map,
     median_distance,
@@ -25,19 +27,18 @@ from xmbench.linalg import (
     BLOCK,
     RANK_TOLERANCE,
     SAFE_RIDGE,
-    Kept,
     Matrix,
+    Scatter,
     align_signs,
     choose_components,
     leading_singular,
-    once,
     scatter,
+    solved_for,
     spectrum,
     whiten_scatter,
 )
-from xmbench.method import FitContext, MethodInfo
-
-from ._sharing import Sharing
+from xmbench.method import FitContext, Method, MethodInfo
+from xmbench.reuse import Pieces
 
 LARGEST_EXACT = 10_000
 """Training pairs up to which ``approximation=auto`` is exact: two kernels of 800 MB. Nystrom beyond."""
@@ -46,14 +47,15 @@ LARGEST_EIGH = 1000
 """Training pairs up to which eigenvectors of both kernels are cheap beside the Krylov steps."""
 
 LARGEST_KEPT = 3000
-"""Training pairs up to which kernels are kept while tuning."""
+"""Training pairs up to which tuning keeps kernels, and not their distances alone."""
 
 
-Solution = tuple[tuple[NDArray[np.float32], NDArray[np.float32]], list[Vector], tuple[Matrix, Matrix], Vector]
-"""Points of both modalities, mean kernel values of training rows with them, weights, correlations."""
+Views = tuple[NDArray[np.float32], NDArray[np.float32]]
+Solution = tuple[str, Views, list[Vector], tuple[Matrix, Matrix], Vector]
+"""Route, points of both modalities, mean kernel values of training rows with them, weights, correlations."""
 
 
-class Kcca(Sharing):
+class Kcca(Method):
     """Functions of both modalities with the largest correlations, in the spaces of two Gaussian kernels.
 
     Objective, for centred kernels K_x and K_t (n, n)::
@@ -73,8 +75,7 @@ class Kcca(Sharing):
     Args:
         n_components: dimension k of the common space; None for the number of classes, or what the rank
             of the data allows if that is less.
-        image_bandwidth: sigma of the image kernel, in units of the median distance of training rows, > 0.
-        text_bandwidth: likewise of the text kernel.
+        bandwidth: sigma of both kernels, each in units of the median distance of its training rows, > 0.
         kappa: both kappas, in units of the mean eigenvalue tr(K) / n of the centred kernels, > 0.
         kernel: ``gaussian``, or ``linear``, with which this is ridge CCA.
         approximation: ``auto`` is ``exact`` up to 10,000 training pairs and ``nystrom`` beyond.
@@ -101,18 +102,13 @@ class Kcca(Sharing):
             "kappa and bandwidth are relative to the data, and kernels are not decomposed incompletely",
         ),
     )
-    grid: ClassVar = {
-        "kappa": (0.1, 1.0, 10.0, 100.0),
-        "image_bandwidth": (0.5, 1.0, 2.0),
-        "text_bandwidth": (0.5, 1.0, 2.0),
-    }
+    grid: ClassVar = {"kappa": (1.0, 10.0, 100.0), "bandwidth": (0.5, 1.0), "n_components": (None, 5, 9)}
     presets: ClassVar = {"incomplete": {"approximation": "cholesky"}}
 
     def __init__(
         self,
         n_components: int | None = None,
-        image_bandwidth: float = 1.0,
-        text_bandwidth: float = 1.0,
+        bandwidth: float = 1.0,
         kappa: float = 10.0,
         kernel: Literal["gaussian", "linear"] = "gaussian",
         approximation: Literal["auto", "exact", "nystrom", "cholesky"] = "auto",
@@ -120,8 +116,7 @@ class Kcca(Sharing):
         random_state: int = 0,
     ) -> None:
         self.n_components = n_components
-        self.image_bandwidth = image_bandwidth
-        self.text_bandwidth = text_bandwidth
+        self.bandwidth = bandwidth
         self.kappa = kappa
         self.kernel = kernel
         self.approximation = approximation
@@ -136,149 +131,157 @@ class Kcca(Sharing):
         return self.info.departures
 
     def _fit(self, train: Pairs, validation: Pairs | None, context: FitContext) -> None:
-        for name in ("image_bandwidth", "text_bandwidth", "kappa"):
+        for name in ("bandwidth", "kappa"):
             if not 0 < getattr(self, name) < np.inf:
                 raise InvalidParameter(f"Kcca.{name}: expected more than 0, got {getattr(self, name)}")
         if self.n_landmarks < 1:
             raise InvalidParameter(f"Kcca.n_landmarks: expected at least 1, got {self.n_landmarks}")
-        kept, n = self._kept(train), len(train)
-        views = (train.images, train.texts)
-        factors = (self.image_bandwidth, self.text_bandwidth)
-        medians = once(kept, "medians", lambda: [median_distance(rows) for rows in views])
-        means = once(kept, "means", lambda: [rows.mean(axis=0, dtype=np.float64) for rows in views])
-        self.bandwidths_ = [f * median for f, median in zip(factors, medians, strict=True)]
-        gaussian = self.kernel == "gaussian"
-        kernels = [
-            Kernel(mean, sigma if gaussian else None)
-            for mean, sigma in zip(means, self.bandwidths_, strict=True)
-        ]
-        wanted = train.n_classes if self.n_components is None else max(self.n_components, 1)
-        wanted = min(wanted, n - 1)
+        n, views, pieces = len(train), (train.images, train.texts), context.pieces
+        medians = pieces.get("medians", lambda: [median_distance(rows) for rows in views])
+        means = pieces.get("means", lambda: [rows.mean(axis=0, dtype=np.float64) for rows in views])
+        self.image_centre_, self.text_centre_ = means
+        self.bandwidths_ = [self.bandwidth * median for median in medians]
+        wanted = min(solved_for(self.n_components, train.n_classes), n - 1)
+        key = (
+            self.approximation,
+            self.kernel,
+            self.bandwidth,
+            self.kappa,
+            self.n_landmarks,
+            self.random_state,
+        )
         if self.approximation == "exact" or (self.approximation == "auto" and n <= LARGEST_EXACT):
-            solution = self._exact(views, kernels, wanted, kept if n <= LARGEST_KEPT else None, context)
+            solve = self._exact
         else:
-            solution = self._approximate(views, kernels, wanted, context)
-        points, means_of_kernels, (a, b), R = solution
+            solve = self._approximate
+        self.route_, points, means_of_kernels, (a, b), R = pieces.get(
+            (*key, wanted), lambda: solve(views, wanted, pieces, context.check_deadline)
+        )
         rank = int((RANK_TOLERANCE * R.max(initial=0.0) < R).sum())
         k = choose_components(self.n_components, rank, train.n_classes)
         a, b = align_signs(a[:, :k], b[:, :k])
         self.image_points_, self.text_points_ = points
         self.image_weights_, self.text_weights_ = a, b
-        self.image_centre_, self.text_centre_ = means
         self.image_offset_, self.text_offset_ = means_of_kernels[0] @ a, means_of_kernels[1] @ b
         self.correlations_ = R[:k]
 
-    def _exact(
-        self,
-        views: tuple[NDArray[np.float32], NDArray[np.float32]],
-        kernels: list[Kernel],
-        k: int,
-        kept: Kept | None,
-        context: FitContext,
-    ) -> Solution:
+    def _exact(self, views: Views, k: int, pieces: Pieces, check: Callable[[], None]) -> Solution:
         n = len(views[0])
-        keys = [f"{side} {kernel.bandwidth}" for side, kernel in zip(("image", "text"), kernels, strict=True)]
+        grams = pieces if n <= LARGEST_KEPT else Pieces()
+        keys = [(side, self.kernel, self.bandwidth) for side in (0, 1)]
 
         def gram(side: int) -> tuple[Matrix, Vector]:
-            return centre_gram(kernels[side].gram(views[side]))
+            kernel, rows = self._kernel(side), self._centred(side, views[side])
+            if not pieces.kept or self.kernel == "linear":
+                return centre_gram(kernel.gram(rows))
+            distances = pieces.get(("distances", side), lambda: list(distance_blocks(rows)))
+            return centre_gram(kernel.gram(rows, distances))
 
-        centred = [once(kept, f"gram of {keys[side]}", partial(gram, side)) for side in (0, 1)]
+        centred = [grams.get(("gram", keys[side]), partial(gram, side)) for side in (0, 1)]
         means = [found[1] for found in centred]
         kappas = [self.kappa * max(float(np.trace(found[0])) / n, 0.0) for found in centred]
-        if n > LARGEST_EIGH and 20 * (k + 10) < n and self.kappa >= SAFE_RIDGE * n and all(kappas):
+        if n > LARGEST_EIGH and 10 * (k + 10) < n and self.kappa >= SAFE_RIDGE * n and all(kappas):
             Gx, Gt = (
-                Smoother(found[0].copy(order="F") if kept is not None else found[0], kappa)
+                Smoother(found[0].copy(order="F") if grams.kept else found[0], kappa)
                 for found, kappa in zip(centred, kappas, strict=True)
             )
-            solved = krylov_correlations(Gx, Gt, n, k, check=context.check_deadline)
+            solved = krylov_correlations(Gx, Gt, n, k, check=check)
             if solved is not None:
                 R, w = solved
-                self.route_ = "krylov"
                 a = Gx.solve(w)
                 b = Gt.solve(Gx(w)) / np.where(R > 0, R, 1.0)
                 scale = np.sqrt(n - 1)
-                return views, means, (scale * (a - a.mean(axis=0)), scale * (b - b.mean(axis=0))), R
-            if kept is None:
+                weights = scale * (a - a.mean(axis=0)), scale * (b - b.mean(axis=0))
+                return "krylov", views, means, weights, R
+            if not grams.kept:
                 centred = [gram(side) for side in (0, 1)]  # the factors took their place
-        self.route_ = "eigh"
         (lx, Ux), (lt, Ut) = (
-            once(kept, f"eigenvectors of {key}", partial(spectrum, found[0]))
+            grams.get(("spectrum", key), partial(spectrum, found[0]))
             for key, found in zip(keys, centred, strict=True)
         )
-        cross = once(kept, f"product of {keys}", lambda: Ux.T @ Ut)
+        product = grams.get(("product", *keys), lambda: Ux.T @ Ut)
         gx, gt = np.sqrt(lx / (lx + kappas[0])), np.sqrt(lt / (lt + kappas[1]))
-        k = min(k, *cross.shape)
+        k = min(k, *product.shape)
         if not k:
             choose_components(None, 0, 1)
-        A, R, B = leading_singular(gx[:, None] * cross * gt, k)
+        A, R, B = leading_singular(gx[:, None] * product * gt, k)
         scale = np.sqrt(n - 1)
         a = scale * Ux @ (A / np.sqrt(lx * (lx + kappas[0]))[:, None])
         b = scale * Ut @ (B / np.sqrt(lt * (lt + kappas[1]))[:, None])
-        return views, means, (a - a.mean(axis=0), b - b.mean(axis=0)), R
+        return "eigh", views, means, (a - a.mean(axis=0), b - b.mean(axis=0)), R
 
-    def _approximate(
-        self,
-        views: tuple[NDArray[np.float32], NDArray[np.float32]],
-        kernels: list[Kernel],
-        k: int,
-        context: FitContext,
-    ) -> Solution:
-        n, points, maps = len(views[0]), [], []
-        self.route_ = "cholesky" if self.approximation == "cholesky" else "nystrom"
+    def _approximate(self, views: Views, k: int, pieces: Pieces, check: Callable[[], None]) -> Solution:
+        n = len(views[0])
+        route = "cholesky" if self.approximation == "cholesky" else "nystrom"
+        key = (route, self.kernel, self.bandwidth, self.n_landmarks, self.random_state)
+        points, maps, means, products = pieces.get(key, lambda: self._features(views, route, check))
+        kappas = [self.kappa * float(np.trace(square)) / n for square in products.within]
+        if pieces.kept:
+            products = replace(products, within=[square.copy(order="F") for square in products.within])
+        white = whiten_scatter(products, kappas, k)
+        k = min(k, *(whitening.rank for whitening in white.maps))
+        A, R, B = leading_singular(white.between[0, 1], k)
+        scale = np.sqrt(n - 1)
+        a, b = (
+            scale * weigh @ whitening.weights(columns)
+            for weigh, whitening, columns in zip(maps, white.maps, (A, B), strict=True)
+        )
+        return route, points, means, (a, b), R
+
+    def _features(
+        self, views: Views, route: str, check: Callable[[], None]
+    ) -> tuple[Views, list[Matrix], list[Vector], Scatter]:
+        """Landmarks, the maps from kernel values with them to features, mean kernel values, sums of products."""
+        n, kernels = len(views[0]), [self._kernel(side) for side in (0, 1)]
         drawn = np.random.default_rng(self.random_state)
-        for rows, kernel in zip(views, kernels, strict=True):
-            if self.route_ == "cholesky":
-                chosen = pivots(kernel, rows, self.n_landmarks)
+        points, landmarks, maps = [], [], []
+        for side, rows in enumerate(views):
+            if route == "cholesky":
+                chosen = pivots(kernels[side], self._centred(side, rows), self.n_landmarks)
             else:
                 chosen = np.sort(drawn.choice(n, min(n, self.n_landmarks), replace=False))
             points.append(rows[chosen])
-            maps.append(landmark_map(kernel, points[-1]))
-            context.check_deadline()
+            landmarks.append(self._centred(side, rows[chosen]))
+            maps.append(landmark_map(kernels[side], landmarks[side]))
+            check()
         sums = [np.zeros(len(rows)) for rows in points]
         shifts: list[Matrix] = []
 
         def features() -> Iterator[list[Matrix]]:
             size = max(1, BLOCK // max(*map(len, points), *(rows.shape[1] for rows in views)))
             for start in range(0, n, size):
-                context.check_deadline()
+                check()
                 block = []
-                for i, (rows, kernel) in enumerate(zip(views, kernels, strict=True)):
-                    values = kernel(rows[start : start + size], points[i])
-                    sums[i] += values.sum(axis=0)
-                    if len(shifts) == i:
-                        shifts.append(values.mean(axis=0) @ maps[i])
-                    block.append(values @ maps[i] - shifts[i])
+                for side, rows in enumerate(views):
+                    values = kernels[side](self._centred(side, rows[start : start + size]), landmarks[side])
+                    sums[side] += values.sum(axis=0)
+                    if len(shifts) == side:
+                        shifts.append(values.mean(axis=0) @ maps[side])
+                    block.append(values @ maps[side] - shifts[side])
                 yield block
 
         products = scatter(features())
-        kappas = [self.kappa * float(np.trace(square)) / n for square in products.within]
-        white = whiten_scatter(products, kappas, k)
-        k = min(k, *(whitening.rank for whitening in white.maps))
-        A, R, B = leading_singular(white.between[0, 1], k)
-        scale = np.sqrt(n - 1)
-        weights = [
-            scale * weigh @ whitening.weights(columns)
-            for weigh, whitening, columns in zip(maps, white.maps, (A, B), strict=True)
-        ]
-        return (points[0], points[1]), [total / n for total in sums], (weights[0], weights[1]), R
+        return (points[0], points[1]), maps, [total / n for total in sums], products
+
+    def _kernel(self, side: int) -> Kernel:
+        return Kernel(self.bandwidths_[side] if self.kernel == "gaussian" else None)
+
+    def _centred(self, side: int, rows: NDArray[Any]) -> Matrix:
+        return np.asarray(rows - (self.image_centre_, self.text_centre_)[side])
+
+    def _scores(self, side: int, rows: NDArray[Any], points: NDArray[Any], weights: Matrix) -> Matrix:
+        """k(rows, points) @ weights (m, k), a block of rows at a time."""
+        kernel, others = self._kernel(side), self._centred(side, points)
+        size = max(1, BLOCK // max(points.shape))
+        starts = range(0, max(1, len(rows)), size)
+        blocks = (self._centred(side, rows[start : start + size]) for start in starts)
+        return np.vstack([kernel(block, others) @ weights for block in blocks])
 
     def _encode_image(self, images: NDArray[np.float32]) -> NDArray[Any]:
-        kernel = self._kernel(0, self.image_centre_)
-        return scores(kernel, images, self.image_points_, self.image_weights_) - self.image_offset_
+        return self._scores(0, images, self.image_points_, self.image_weights_) - self.image_offset_
 
     def _encode_text(self, texts: NDArray[np.float32]) -> NDArray[Any]:
-        kernel = self._kernel(1, self.text_centre_)
-        return scores(kernel, texts, self.text_points_, self.text_weights_) - self.text_offset_
-
-    def _kernel(self, side: int, centre: Vector) -> Kernel:
-        return Kernel(centre, self.bandwidths_[side] if self.kernel == "gaussian" else None)
-
-
-def scores(kernel: Kernel, rows: NDArray[Any], points: NDArray[Any], weights: Matrix) -> Matrix:
-    """k(rows, points) @ weights (m, k), a block of rows at a time."""
-    size = max(1, BLOCK // max(len(points), rows.shape[1]))
-    starts = range(0, max(1, len(rows)), size)
-    return np.vstack([kernel(rows[start : start + size], points) @ weights for start in starts])
+        return self._scores(1, texts, self.text_points_, self.text_weights_) - self.text_offset_
 
 
 METHOD = Kcca

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Self
+from functools import partial
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xmbench.data import Pairs
 from xmbench.errors import InvalidParameter
-from xmbench.method import FitContext, Method, MethodInfo
-from xmbench.reuse import Pieces
+from xmbench.method import FitContext, MethodInfo
 from xmbench.reweighting import (
     Projections,
-    Quadratic,
     descend,
     dual_is_cheaper,
     gram,
@@ -23,10 +22,12 @@ from xmbench.reweighting import (
     solve_primal,
 )
 
+from ._linear import Linear
+
 Matrix = NDArray[np.float64]
 
 
-class Lcfs(Method):
+class Lcfs(Linear):
     """Row-sparse projections of both modalities onto the classes, of low rank together.
 
     Objective, for centred X (n, d_image), T (n, d_text), labels Y (n, c), one-hot or multi-hot, with
@@ -75,7 +76,6 @@ class Lcfs(Method):
             "is the public code's settings",
         ),
     )
-    _cache = Pieces()
     grid: ClassVar = {"lambda1": (0.1, 1.0, 10.0, 100.0, 1000.0), "lambda2": (0.0, 1e-3, 1e-2)}
     presets: ClassVar = {
         "author": {"lambda1": 0.1, "lambda2": 0.001, "init": "eye", "max_iter": 5, "tol": 0.0},
@@ -104,18 +104,18 @@ class Lcfs(Method):
         author = all(getattr(self, name) == value for name, value in self.presets["author"].items())
         return () if author else self.info.departures
 
-    def share(self, other: Self) -> None:
-        """Take over the Gram matrices; see :meth:`xmbench.Method.share`."""
-        self._cache = other._cache
-
     def _fit(self, train: Pairs, validation: Pairs | None, context: FitContext) -> None:
         self._check()
-        self._cache = Pieces.of(self._cache, train.images, train.texts)
         n, Y = len(train), train.one_hot()
         self.image_mean_, self.text_mean_ = (
             rows.mean(axis=0, dtype=np.float64) for rows in (train.images, train.texts)
         )
         X, T = train.images - self.image_mean_, train.texts - self.text_mean_
+        grams = {
+            name: context.pieces.get(("gram", name, "fit"), partial(gram, rows))
+            for name, rows in (("images", X), ("texts", T))
+            if not dual_is_cheaper(*rows.shape)
+        }
         first = self.init == "eye"  # its first D is I
 
         def weights(projection: Matrix) -> Matrix:
@@ -127,10 +127,9 @@ class Lcfs(Method):
             """Update with M = I + lambda2 S^{-1} = level I - U diag(level - along) U'."""
             level = 1.0 + self.lambda2 / np.sqrt(self.smoothing)
             along = 1.0 + self.lambda2 / np.sqrt(values**2 + self.smoothing)
-            if not dual_is_cheaper(*rows.shape):
+            if name in grams:
                 span = rows.T @ U
-                products = self._cache.get(("gram", name, "fit"), lambda: gram(rows))
-                system = level * products - (span * (level - along)) @ span.T
+                system = level * grams[name] - (span * (level - along)) @ span.T
                 return solve_primal(system, weights(projection), rows.T @ Y)
 
             def power(exponent: float, matrix: Matrix) -> Matrix:
@@ -160,8 +159,10 @@ class Lcfs(Method):
             return float(misfit + self.lambda1 * penalty + 2 * self.lambda2 * trace)
 
         def ridge(name: str, rows: Matrix) -> Matrix:
-            problem = Quadratic(rows, {"fit": (1.0, None)}, self._cache, name)
-            return problem.solve(np.full(rows.shape[1], self.lambda1), Y)
+            level = np.full(rows.shape[1], self.lambda1)
+            return (
+                solve_primal(grams[name], level, rows.T @ Y) if name in grams else solve_dual(rows, level, Y)
+            )
 
         if self.init == "eye":
             start = np.eye(X.shape[1], Y.shape[1]), np.eye(T.shape[1], Y.shape[1])
@@ -181,12 +182,6 @@ class Lcfs(Method):
                 raise InvalidParameter(f"Lcfs.{name}: expected at least 0, got {getattr(self, name)}")
         if self.max_iter < 1:
             raise InvalidParameter(f"Lcfs.max_iter: expected at least 1, got {self.max_iter}")
-
-    def _encode_image(self, images: NDArray[np.float32]) -> NDArray[Any]:
-        return np.asarray((images - self.image_mean_) @ self.image_weights_)
-
-    def _encode_text(self, texts: NDArray[np.float32]) -> NDArray[Any]:
-        return np.asarray((texts - self.text_mean_) @ self.text_weights_)
 
 
 METHOD = Lcfs

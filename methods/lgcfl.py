@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xmbench.data import Pairs
 from xmbench.errors import InvalidParameter
-from xmbench.method import FitContext, Method, MethodInfo
-from xmbench.reuse import Pieces
+from xmbench.method import FitContext, MethodInfo
 from xmbench.reweighting import Projections, Quadratic, descend, group_penalty, group_weights
+
+from ._linear import Linear
 
 Matrix = NDArray[np.float64]
 
 
-class Lgcfl(Method):
+class Lgcfl(Linear):
     """Projections of both modalities onto the classes that keep or drop features by blocks.
 
     Objective, for centred X (n, d_image), T (n, d_text), labels Y (n, c), one-hot or multi-hot, and columns in
@@ -68,7 +69,6 @@ class Lgcfl(Method):
             "and constants are ours",
         ),
     )
-    _cache = Pieces()
     grid: ClassVar = {"eta": (0.1, 1.0, 10.0, 100.0, 1000.0), "mu": (0.0, 0.1, 1.0, 10.0)}
     ablations: ClassVar = {"unpaired": {"mu": 0.0}}
 
@@ -102,20 +102,16 @@ class Lgcfl(Method):
             found.append("groups of one column: no local groups")
         return tuple(found)
 
-    def share(self, other: Self) -> None:
-        """Take over the Gram matrices; see :meth:`xmbench.Method.share`."""
-        self._cache = other._cache
-
     def _fit(self, train: Pairs, validation: Pairs | None, context: FitContext) -> None:
         self._check(train)
-        self._cache = Pieces.of(self._cache, train.images, train.texts)
         Y = train.one_hot()
         self.image_mean_, self.text_mean_ = (
             rows.mean(axis=0, dtype=np.float64) for rows in (train.images, train.texts)
         )
         X, T = train.images - self.image_mean_, train.texts - self.text_mean_
         terms = {"fit": (1.0 + self.mu, None)}
-        image, text = Quadratic(X, terms, self._cache, "images"), Quadratic(T, terms, self._cache, "texts")
+        image = Quadratic(X, terms, context.pieces, "images")
+        text = Quadratic(T, terms, context.pieces, "texts")
         groups = self.q, self.smoothing
         each = self.mode == "class"
 
@@ -159,12 +155,6 @@ class Lgcfl(Method):
                 raise InvalidParameter(
                     f"Lgcfl.{name}: expected a divisor of the {columns} columns, got {size}"
                 )
-
-    def _encode_image(self, images: NDArray[np.float32]) -> NDArray[Any]:
-        return np.asarray((images - self.image_mean_) @ self.image_weights_)
-
-    def _encode_text(self, texts: NDArray[np.float32]) -> NDArray[Any]:
-        return np.asarray((texts - self.text_mean_) @ self.text_weights_)
 
 
 METHOD = Lgcfl

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 from xmbench.data import Pairs
 from xmbench.errors import InvalidParameter
 from xmbench.linalg import mean_scatter
-from xmbench.method import FitContext, Method, MethodInfo
+from xmbench.method import FitContext, MethodInfo
 from xmbench.reuse import Pieces
 from xmbench.reweighting import Quadratic
 
+from ._linear import Linear
 
-class RidgeLabels(Method):
+
+class RidgeLabels(Linear):
     """Each modality predicts the class indicators linearly; the predictions are the common space.
 
     Objective, for centred X (n, d) of either modality and Y (n, c), one-hot or multi-hot::
@@ -43,39 +45,27 @@ class RidgeLabels(Method):
         supervised=True,
         control=True,
     )
-    _cache = Pieces()
     grid: ClassVar = {"ridge": (1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 1e4)}
 
     def __init__(self, ridge: float = 3.0) -> None:
         self.ridge = ridge
 
-    def share(self, other: Self) -> None:
-        """Take over the Gram matrices; see :meth:`xmbench.Method.share`."""
-        self._cache = other._cache
-
     def _fit(self, train: Pairs, validation: Pairs | None, context: FitContext) -> None:
         if not 0 < self.ridge < np.inf:
             raise InvalidParameter(f"RidgeLabels.ridge: expected more than 0, got {self.ridge}")
-        self._cache = Pieces.of(self._cache, train.images, train.texts)
         Y = train.one_hot()
-        self.image_mean_, self.image_weights_ = self._regress(train.images, Y, "images")
-        self.text_mean_, self.text_weights_ = self._regress(train.texts, Y, "texts")
+        self.image_mean_, self.image_weights_ = self._regress(train.images, Y, "images", context.pieces)
+        self.text_mean_, self.text_weights_ = self._regress(train.texts, Y, "texts", context.pieces)
 
     def _regress(
-        self, rows: NDArray[np.float32], Y: NDArray[np.float64], name: str
+        self, rows: NDArray[np.float32], Y: NDArray[np.float64], name: str, pieces: Pieces
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         X = rows.astype(np.float64)
         mean = X.mean(axis=0)
         X -= mean
         r = self.ridge * (mean_scatter(X) or 1.0)  # of rows that are all the same, P = 0 whatever r is
-        problem = Quadratic(X, {"fit": (1.0, None)}, self._cache, name)
+        problem = Quadratic(X, {"fit": (1.0, None)}, pieces, name)
         return mean, problem.solve(np.full(X.shape[1], r), Y)
-
-    def _encode_image(self, images: NDArray[np.float32]) -> NDArray[Any]:
-        return np.asarray((images - self.image_mean_) @ self.image_weights_)
-
-    def _encode_text(self, texts: NDArray[np.float32]) -> NDArray[Any]:
-        return np.asarray((texts - self.text_mean_) @ self.text_weights_)
 
 
 METHOD = RidgeLabels

@@ -12,7 +12,9 @@ from sklearn.cross_decomposition import CCA as SklearnCCA
 import xmbench
 from xmbench import Pairs
 from xmbench.errors import InvalidParameter, Unsupported
+from xmbench.method import FitContext
 from xmbench.registry import Registry
+from xmbench.reuse import Pieces
 from xmbench.scaling import Scaling
 from xmbench.testing import synthetic_data, synthetic_pairs
 
@@ -342,11 +344,11 @@ def test_without_a_ridge_ill_conditioned_rows_lose_no_digit(noise, route):
 
 def test_wide_views_of_low_rank_are_not_taken_for_full_ones():
     rng = np.random.default_rng(0)
-    X = rng.standard_normal((900, 5)) @ rng.standard_normal((5, 600))
+    X = rng.standard_normal((900, 12)) @ rng.standard_normal((12, 600))
     method = fit(X, X[:, :550], ridge=1.0, k=5)
     assert method.route_ == {"image": "cholesky", "text": "cholesky"}
-    with pytest.raises(InvalidParameter, match=r"expected 1\.\.5, the rank of the training data, got 6"):
-        fit(X, X[:, :550], ridge=1.0, k=6)
+    with pytest.raises(InvalidParameter, match=r"expected 1\.\.12, the rank of the training data, got 13"):
+        fit(X, X[:, :550], ridge=1.0, k=13)
 
 
 def test_sums_over_many_blocks_are_those_over_one(monkeypatch):
@@ -359,28 +361,13 @@ def test_sums_over_many_blocks_are_those_over_one(monkeypatch):
 @pytest.mark.parametrize("shape", [(80, 7, 5), (620, 540, 20), (60, 90, 20)], ids=str)
 def test_a_shared_fit_is_a_fresh_one(shape):
     X, T = correlated(*shape)
-    pairs, previous = pairs_of(X, T), None
+    pairs = pairs_of(X, T)
+    context = FitContext(pieces=Pieces(pairs))
     for ridge in (10.0, 1.0, 0.1, 0.0, 1e-9, 1.0):
-        method, fresh = Cca(ridge=ridge), Cca(ridge=ridge).fit(pairs)
-        if previous is not None:
-            method.share(previous)
-        method.fit(pairs)
+        method, fresh = Cca(ridge=ridge).fit(pairs, context=context), Cca(ridge=ridge).fit(pairs)
         assert_array_equal(method.image_weights_, fresh.image_weights_)
         assert_array_equal(method.encode_text(T), fresh.encode_text(T))
-        assert method.n_parameters == fresh.n_parameters
-        previous = method
-    previous.forget_shared()
-    assert set(vars(previous)) == set(vars(Cca().fit(pairs)))
-
-
-def test_what_is_shared_is_not_taken_for_other_pairs(tmp_path):
-    first, second = pairs_of(*correlated()), pairs_of(*correlated(seed=1))
-    method, other = Cca(), Cca()
-    method.share(Cca().fit(first))
-    other.share(method.fit(first))
-    assert_array_equal(other.fit(second).image_weights_, Cca().fit(second).image_weights_)
-    other.save(tmp_path / "cca.npz")
-    assert "_cache" not in vars(Cca.load(tmp_path / "cca.npz"))
+        assert set(vars(method)) == set(vars(fresh))
 
 
 # -- Wikipedia --------------------------------------------------------------------------------------

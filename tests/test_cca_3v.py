@@ -13,7 +13,9 @@ from scipy.linalg import block_diag, eigh
 from xmbench import Pairs
 from xmbench.errors import InvalidParameter, Unsupported
 from xmbench.linalg import multiview_directions, whiten_views
+from xmbench.method import FitContext
 from xmbench.registry import Registry
+from xmbench.reuse import Pieces
 from xmbench.scaling import Scaling
 from xmbench.testing import synthetic_pairs
 
@@ -145,15 +147,11 @@ def test_constant_columns_and_classes_without_items_change_nothing():
 
 
 def test_a_shared_fit_is_a_fresh_one(pairs):
-    previous = None
+    context = FitContext(pieces=Pieces(pairs))
     for parameters in ({"ridge": 1.0}, {"ridge": 0.1}, {"ridge": 0.1, "power": 1.0}, {"n_components": 3}):
-        method, fresh = Cca3v(**parameters), Cca3v(**parameters).fit(pairs)
-        if previous is not None:
-            method.share(previous)
-        method.fit(pairs)
+        method, fresh = Cca3v(**parameters).fit(pairs, context=context), Cca3v(**parameters).fit(pairs)
         assert_array_equal(stacked(method), stacked(fresh))
-        assert method.n_parameters == fresh.n_parameters
-        previous = method
+        assert set(vars(method)) == set(vars(fresh))
 
 
 def test_the_common_space_has_as_many_dimensions_as_classes_or_as_the_rank_allows(wikipedia):

@@ -10,7 +10,9 @@ from sklearn.cross_decomposition import PLSSVD
 
 from xmbench import Pairs
 from xmbench.errors import InvalidParameter, Unsupported
+from xmbench.method import FitContext
 from xmbench.registry import Registry
+from xmbench.reuse import Pieces
 from xmbench.scaling import Scaling
 from xmbench.testing import synthetic_pairs
 
@@ -189,16 +191,13 @@ def test_sums_over_many_blocks_are_those_over_one(monkeypatch):
 
 
 def test_a_shared_fit_is_a_fresh_one():
-    pairs, previous = pairs_of(*views(120, 90, 70)), None
+    pairs = pairs_of(*views(120, 90, 70))
+    context = FitContext(pieces=Pieces(pairs))
     for k in (3, 5, 20, 4):
-        method, fresh = Cfa(n_components=k), Cfa(n_components=k).fit(pairs)
-        if previous is not None:
-            method.share(previous)
-        method.fit(pairs)
+        method, fresh = Cfa(n_components=k).fit(pairs, context=context), Cfa(n_components=k).fit(pairs)
         assert_array_equal(method.image_weights_, fresh.image_weights_)
         assert_array_equal(method.text_weights_, fresh.text_weights_)
-        assert method.n_parameters == fresh.n_parameters
-        previous = method
+        assert set(vars(method)) == set(vars(fresh))
 
 
 def test_on_wikipedia_it_is_the_nuclear_norm_and_scikit_learns(data_dir):

@@ -24,6 +24,7 @@ from xmbench.errors import (
     Unsupported,
 )
 from xmbench.registry import Registry
+from xmbench.reuse import Pieces
 from xmbench.testing import check_method, synthetic_data, synthetic_pairs
 
 BUILT_IN = sorted(name for name, plugin in Registry().methods.items() if plugin.origin == "built-in")
@@ -601,73 +602,52 @@ class WarmStart(Sound):
 class Shares(Sound):
     """Hands on the decomposition of X'T, for which no parameter matters."""
 
-    def share(self, other):
-        self._cache_pieces = other._cache_pieces
-
     def _fit(self, train, validation, context):
-        found = getattr(self, "_cache_pieces", None)
-        if found is None or found[0] is not train.images:  # a fit on other pairs
-            self._cache_pieces = (train.images, *np.linalg.svd(train.images.T @ train.texts))
-        _, left, _, right = self._cache_pieces
+        made = context.pieces.get("svd", lambda: np.linalg.svd(train.images.T @ train.texts))
+        left, _, right = made
         k = self.n_components
         self.image_weights_, self.text_weights_ = left[:, :k].copy(), right[:k].T.copy()
 
 
-@breaks("with preset=small, a fit after share gives other embeddings")
+@breaks("with preset=small, a fit with the pieces of earlier ones gives other embeddings")
 class SharesWhatDependsOnAParameter(Shares):
-    def share(self, other):
-        super().share(other)
-        self._cache_k = other.n_components
-
     def _fit(self, train, validation, context):
         super()._fit(train, validation, context)
-        self.image_weights_ *= getattr(self, "_cache_k", self.n_components)
+        self.image_weights_ *= context.pieces.get("k", lambda: self.n_components)
 
 
-@breaks("with the defaults, a fit after share gives other embeddings")
+@breaks("with the defaults, a fit with the pieces of earlier ones gives other embeddings")
 class SharesWithRounding(Shares):
-    def share(self, other):
-        images, left, *rest = other._cache_pieces
-        self._cache_pieces = (images, left + 1e-8, *rest)
+    def _fit(self, train, validation, context):
+        super()._fit(train, validation, context)
+        if "fits" in context.pieces.made:
+            self.image_weights_ = self.image_weights_ + 1e-6
+        context.pieces.get("fits", int)
 
 
-@breaks("share, with the defaults, raised AttributeError")
+@breaks("fit on easy data raised KeyError")
 class SharesWhatIsNotThere(Shares):
-    def share(self, other):
-        self._cache_gram = other._cache_gram
+    def _fit(self, train, validation, context):
+        super()._fit(train, validation, context)
+        self.image_weights_ *= context.pieces.made["gram"]
 
 
-@breaks("a saved and loaded method gives other embeddings")
-class NeedsTheShared(Shares):
-    def _encode_image(self, images):
-        return super()._encode_image(images) + (0.0 if hasattr(self, "_cache_pieces") else 1.0)
-
-
-@breaks("forget_shared leaves attributes that begin with _cache")
-class ForgetsNothing(Shares):
-    def forget_shared(self):
-        pass
-
-
-@breaks("a fit changes what it shares with an earlier one")
+@breaks("with the defaults, a fit with the pieces of earlier ones gives other embeddings")
 class SpoilsTheShared(Shares):
-    def share(self, other):
-        super().share(other)
-        self._cache_weights = other.image_weights_
+    def _fit(self, train, validation, context):
+        super()._fit(train, validation, context)
+        for left, *_ in context.pieces.made.values():
+            left *= 2.0
+
+
+@breaks("a fit changes the pieces that an earlier one left")
+class SpoilsTheSharedInTheEnd(Shares):
+    grid, presets, ablations = {"n_components": (3, 2)}, {}, {}
 
     def _fit(self, train, validation, context):
         super()._fit(train, validation, context)
-        if hasattr(self, "_cache_weights"):
-            self._cache_weights *= 2
-
-
-@breaks("a second fit is influenced by the first")
-class TrustsTheShared(Shares):
-    def _fit(self, train, validation, context):
-        if not hasattr(self, "_cache_sum"):
-            self._cache_sum = float(train.images.sum())
-        super()._fit(train, validation, context)
-        self.image_weights_ *= self._cache_sum
+        for left, *_ in context.pieces.made.values():
+            left *= 2.0 if self.n_components == 2 else 1.0
 
 
 @breaks("the grid has a value twice for 'n_components'")
@@ -679,32 +659,43 @@ def test_a_method_may_share_pieces_of_its_fit():
     check_method(Shares)
 
 
-def test_shared_pieces_are_neither_counted_nor_saved(tmp_path):
-    data = synthetic_data()
-    first = Shares().fit(data.train)
-    second = Shares(n_components=2)
-    second.share(first)
-    second.fit(data.train)
-    assert second._cache_pieces is first._cache_pieces
-    assert second.n_parameters == Sound(n_components=2, jitter=0.0).fit(data.train).n_parameters
-    second.save(tmp_path / "method.npz")
-    assert not [name for name in vars(Shares.load(tmp_path / "method.npz")) if "cache" in name]
-    second.forget_shared()
-    assert not hasattr(second, "_cache_pieces") and hasattr(first, "_cache_pieces")
+def test_pieces_are_those_of_one_training_set():
+    data, other = synthetic_data(), synthetic_data(seed=1)
+    pieces = Pieces(data.train)
+    context = FitContext(pieces=pieces)
+    first = Shares().fit(data.train, context=context)
+    kept = dict(pieces.made)
+    assert list(kept) == ["svd"]
+    elsewhere = Shares().fit(other.train, context=context)  # told to share what belongs to other rows
+    np.testing.assert_array_equal(elsewhere.image_weights_, Shares().fit(other.train).image_weights_)
+    assert pieces.made == kept and set(vars(first)) == set(vars(Shares().fit(data.train)))
+    alone = FitContext()
+    Shares().fit(data.train, context=alone)
+    assert not alone.pieces.made  # a fit on its own keeps nothing
+
+
+def test_a_piece_that_cannot_be_made_leaves_nothing():
+    pieces = Pieces(object())
+
+    def fail():
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        pieces.get("gram", fail)
+    assert not pieces.made
+    assert pieces.get("gram", lambda: 1) == pieces.get("gram", fail) == 1
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_a_fit_after_sharing_is_the_fit_without(name):
+def test_a_fit_with_the_pieces_of_earlier_ones_is_the_fit_without(name):
     data = synthetic_data()
-    first = CLASSES[name]().fit(data.train, data.validation)
-    second = CLASSES[name]()
-    second.share(first)
-    second.fit(data.train, data.validation)
-    for encode in ("encode_image", "encode_text"):
-        rows = data.test.images if encode == "encode_image" else data.test.texts
-        np.testing.assert_allclose(
-            getattr(second, encode)(rows), getattr(first, encode)(rows), rtol=0, atol=1e-10
-        )
+    context = FitContext(pieces=Pieces(data.train))
+    fits = [CLASSES[name]().fit(data.train, data.validation, context=context) for _ in range(2)]
+    alone = CLASSES[name]().fit(data.train, data.validation)
+    for method in fits:
+        for encode in ("encode_image", "encode_text"):
+            rows = data.test.images if encode == "encode_image" else data.test.texts
+            np.testing.assert_array_equal(getattr(method, encode)(rows), getattr(alone, encode)(rows))
 
 
 @pytest.mark.parametrize(("cls", "message"), [pytest.param(*case, id=case[0].__name__) for case in BROKEN])
@@ -713,30 +704,6 @@ def test_the_kit_catches(cls, message):
         check_method(cls)
     assert "\n" not in str(caught.value)
     assert cls.__name__ in str(caught.value)
-
-
-def test_pieces_for_other_candidates_are_no_part_of_the_fitted_state(tmp_path):
-    class Sharing(Sound):
-        def share(self, other):
-            self._cache = other._cache
-
-        def _fit(self, train, validation, context):
-            super()._fit(train, validation, context)
-            self._cache = object()  # neither stored nor compared
-
-    check_method(Sharing)
-    pairs = synthetic_pairs(40, n_classes=4)
-    method = Sharing().fit(pairs)
-    method.save(tmp_path / "method.npz")
-    assert not hasattr(Sharing.load(tmp_path / "method.npz"), "_cache")
-    assert method.n_parameters == Sound().fit(pairs).n_parameters
-
-
-def test_nothing_is_shared_by_default():
-    pairs = synthetic_pairs(40, n_classes=4)
-    method = Sound()
-    method.share(Sound().fit(pairs))
-    assert vars(method) == method.get_params()
 
 
 def test_the_kit_gives_transductive_methods_the_test_features():

@@ -13,8 +13,9 @@ from scipy.spatial.distance import cdist, pdist
 
 from xmbench import FitContext, Pairs
 from xmbench.errors import DeadlineExceeded, InvalidParameter, Unsupported
-from xmbench.kernels import Kernel, centre_gram, landmark_map, median_distance, pivots
+from xmbench.kernels import Kernel, centre_gram, distance_blocks, landmark_map, median_distance, pivots
 from xmbench.registry import Registry
+from xmbench.reuse import Pieces
 from xmbench.scaling import Scaling
 
 Kcca, Cca = Registry().method("kcca"), Registry().method("cca")
@@ -77,10 +78,10 @@ def reference(Kx, Kt, kappas, k: int):
 
 @pytest.mark.parametrize("kappa", [0.1, 10.0])
 def test_correlations_are_those_of_the_definition(views, kappa):
-    method = fit(*views, kappa=kappa, text_bandwidth=2.0)
-    for rows, factor, sigma in zip(views, (1.0, 2.0), method.bandwidths_, strict=True):
+    method = fit(*views, kappa=kappa, bandwidth=2.0)
+    for rows, sigma in zip(views, method.bandwidths_, strict=True):
         distances = pdist(np.float64(rows))
-        assert sigma == pytest.approx(factor * np.median(distances[distances > 0]))
+        assert sigma == pytest.approx(2.0 * np.median(distances[distances > 0]))
     grams = [centred_kernel(rows, sigma) for rows, sigma in zip(views, method.bandwidths_, strict=True)]
     kappas = [kappa * np.trace(K) / len(K) for K in grams]
     assert_allclose(method.correlations_, reference(*grams, kappas, 3), atol=1e-10)
@@ -168,9 +169,14 @@ def test_a_linear_kernel_has_no_more_directions_than_columns():
 # -- routes -----------------------------------------------------------------------------------------
 
 
+def tripled(views):
+    """Rows enough for Krylov steps."""
+    return [np.vstack([rows, rows + 0.01, rows - 0.02]) for rows in views]
+
+
 @pytest.mark.parametrize("kappa", [0.1, 10.0])
 def test_krylov_and_eigenvectors_agree(views, kappa, monkeypatch):
-    X, T = (np.vstack([rows, rows + 0.01, rows - 0.02]) for rows in views)  # 20 (k + 10) < n
+    X, T = tripled(views)
     eigen = fit(X, T, kappa=kappa)
     monkeypatch.setattr(sys.modules[Kcca.__module__], "LARGEST_EIGH", 10)
     krylov = fit(X, T, kappa=kappa)
@@ -245,31 +251,31 @@ def test_the_random_state_draws_the_landmarks_and_nothing_else():
     assert_array_equal(fit(X, T, random_state=0).encode_image(X), fit(X, T, random_state=1).encode_image(X))
 
 
-def test_a_shared_fit_is_a_fresh_one(views, monkeypatch):
-    for route in ("eigh", "krylov"):
-        if route == "krylov":
-            monkeypatch.setattr(sys.modules[Kcca.__module__], "LARGEST_EIGH", 10)
-        pairs, previous = pairs_of(*views), None
-        for parameters in ({"kappa": 1.0}, {"kappa": 0.1}, {"kappa": 10.0}, {"image_bandwidth": 2.0}):
-            method, fresh = Kcca(n_components=2, **parameters), Kcca(n_components=2, **parameters).fit(pairs)
-            if previous is not None:
-                method.share(previous)
-            method.fit(pairs)
-            assert_array_equal(method.image_weights_, fresh.image_weights_)
-            assert_array_equal(method.encode_text(views[1]), fresh.encode_text(views[1]))
-            assert method.n_parameters == fresh.n_parameters
-            previous = method
-        assert "_cache" not in vars(Kcca().fit(pairs))
-
-
-def test_what_is_shared_is_not_taken_for_other_pairs():
-    first, second = pairs_of(*correlated()), pairs_of(*correlated(seed=1))
-    method = Kcca()
-    method.share(Kcca().fit(first))
-    method.fit(first)
-    other = Kcca()
-    other.share(method)
-    assert_array_equal(other.fit(second).image_weights_, Kcca().fit(second).image_weights_)
+@pytest.mark.parametrize("route", ["eigh", "krylov", "nystrom", "cholesky"])
+@pytest.mark.parametrize("kept", [0, 1000])
+def test_a_shared_fit_is_a_fresh_one(views, monkeypatch, route, kept):
+    module = sys.modules[Kcca.__module__]
+    monkeypatch.setattr(module, "LARGEST_KEPT", kept)
+    if route == "krylov":
+        monkeypatch.setattr(module, "LARGEST_EIGH", 10)
+    settings = {"n_components": 2, "n_landmarks": 40}
+    settings["approximation"] = route if route in ("nystrom", "cholesky") else "exact"
+    views = tripled(views)
+    pairs = pairs_of(*views)
+    context = FitContext(pieces=Pieces(pairs))
+    for changed in (
+        {"kappa": 1.0},
+        {"kappa": 10.0},
+        {"bandwidth": 2.0},
+        {"kernel": "linear"},
+        {"kappa": 1.0},
+    ):
+        method = Kcca(**settings | changed).fit(pairs, context=context)
+        fresh = Kcca(**settings | changed).fit(pairs)
+        assert method.route_ == route or "kernel" in changed
+        assert_array_equal(method.image_weights_, fresh.image_weights_)
+        assert_array_equal(method.encode_text(views[1]), fresh.encode_text(views[1]))
+        assert set(vars(method)) == set(vars(fresh))
 
 
 # -- out of sample ----------------------------------------------------------------------------------
@@ -335,7 +341,7 @@ def test_most_rows_may_be_the_same():
     assert np.isfinite(method.encode_image(X)).all()
 
 
-@pytest.mark.parametrize("name", ["kappa", "image_bandwidth", "text_bandwidth"])
+@pytest.mark.parametrize("name", ["kappa", "bandwidth"])
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
 def test_what_must_be_positive_is(name, value):
     with pytest.raises(InvalidParameter, match=rf"Kcca\.{name}"):
@@ -372,8 +378,9 @@ def test_incomplete_cholesky_is_no_departure():
 def test_grams_hold_the_lower_triangle_of_the_kernel(monkeypatch):
     X, _ = correlated()
     monkeypatch.setattr("xmbench.kernels.BLOCK", 700)
-    kernel = Kernel(X.mean(axis=0, dtype=np.float64), 2.0)
+    X, kernel = X - X.mean(axis=0, dtype=np.float64), Kernel(2.0)
     gram = kernel.gram(X)
+    assert_array_equal(kernel.gram(X, list(distance_blocks(X))), gram)
     assert_allclose(np.tril(gram), np.tril(gaussian(X, X, 2.0)), atol=1e-12)
     centred, means = centre_gram(gram.copy(order="F"))
     assert_allclose(np.tril(centred), np.tril(centred_kernel(X, 2.0)), atol=1e-12)
@@ -386,7 +393,7 @@ def test_grams_hold_the_lower_triangle_of_the_kernel(monkeypatch):
 @pytest.mark.parametrize("bandwidth", [2.0, None])
 def test_pivots_are_those_of_a_pivoted_cholesky_decomposition(bandwidth):
     X, _ = correlated()
-    kernel = Kernel(X.mean(axis=0, dtype=np.float64), bandwidth)
+    X, kernel = X - X.mean(axis=0, dtype=np.float64), Kernel(bandwidth)
     K = kernel(X, X)
     residual, expected = K.copy(), []
     while np.trace(residual) > 1e-3 * np.trace(K):
@@ -402,8 +409,8 @@ def test_pivots_are_those_of_a_pivoted_cholesky_decomposition(bandwidth):
 
 
 def test_pivots_end_with_the_different_rows():
-    rows = np.repeat(correlated(6)[0], 5, axis=0)
-    found = pivots(Kernel(np.zeros(7), 0.5), rows, 30, tolerance=0.0)
+    rows = np.repeat(np.float64(correlated(6)[0]), 5, axis=0)
+    found = pivots(Kernel(0.5), rows, 30, tolerance=0.0)
     assert len(found) == 6
     assert len(np.unique(rows[found], axis=0)) == 6
 

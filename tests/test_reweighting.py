@@ -184,18 +184,3 @@ def test_descent_asks_for_the_time():
     start = (np.ones((1, 1)), np.ones((1, 1)))
     with pytest.raises(DeadlineExceeded):
         descend(start, lambda pair: pair, lambda pair: 1.0, max_iter=5, tol=0.0, check=over)
-
-
-def test_pieces_are_made_once_and_only_for_the_very_same_values():
-    made = []
-    rows, others = np.arange(6.0).reshape(2, 3), np.arange(6.0).reshape(3, 2)
-
-    def make():
-        made.append(1)
-        return len(made)
-
-    first = Pieces.of(Pieces(), rows, None)
-    assert [first.get("a", make), first.get("a", make), first.get("b", make)] == [1, 1, 2]
-    assert Pieces.of(first, rows.copy(), None) is first
-    for changed in ((rows + 1e-12, None), (others, None), (rows, rows), (rows.astype(np.float32), None)):
-        assert Pieces.of(first, *changed) is not first

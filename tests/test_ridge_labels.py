@@ -10,7 +10,9 @@ from numpy.testing import assert_allclose
 from sklearn.linear_model import Ridge
 
 from xmbench.errors import InvalidParameter
+from xmbench.method import FitContext
 from xmbench.registry import Registry
+from xmbench.reuse import Pieces
 from xmbench.testing import synthetic_pairs
 
 RidgeLabels = Registry().method("ridge_labels")
@@ -74,10 +76,10 @@ def test_the_ridge_is_more_than_zero(ridge):
 
 @pytest.mark.parametrize("d_image", [12, 300])
 def test_a_fit_that_shares_is_a_fresh_fit(d_image):
-    one, other = (synthetic_pairs(d_image=d_image, seed=seed) for seed in (0, 1))
-    earlier = RidgeLabels().fit(one)
-    for pairs in (one, other):  # also if it is told to share what belongs to other rows
-        method = RidgeLabels(ridge=0.1)
-        method.share(earlier)
-        fresh = RidgeLabels(ridge=0.1).fit(pairs)
-        np.testing.assert_array_equal(method.fit(pairs).image_weights_, fresh.image_weights_)
+    pairs = synthetic_pairs(d_image=d_image)
+    context = FitContext(pieces=Pieces(pairs))
+    for ridge in (3.0, 0.1):
+        method = RidgeLabels(ridge=ridge).fit(pairs, context=context)
+        np.testing.assert_array_equal(
+            method.image_weights_, RidgeLabels(ridge=ridge).fit(pairs).image_weights_
+        )

@@ -27,9 +27,11 @@ def _nothing() -> None:
 
 def squared_distances(rows: Matrix, others: Matrix) -> Matrix:
     """Squared Euclidean distances, (m, d) and (n, d) -> (m, n); rounding below zero is cut."""
-    lengths = np.einsum("ij,ij->i", rows, rows)[:, None] + np.einsum("ij,ij->i", others, others)
-    lengths -= 2.0 * rows @ others.T
-    return np.asarray(np.maximum(lengths, 0.0, out=lengths))
+    squares = rows @ others.T
+    squares *= -2.0
+    squares += np.einsum("ij,ij->i", rows, rows)[:, None]
+    squares += np.einsum("ij,ij->i", others, others)
+    return np.asarray(np.maximum(squares, 0.0, out=squares))
 
 
 def nearest(

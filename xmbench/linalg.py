@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xmbench.errors import InvalidParameter, Unsupported
+from xmbench.reuse import Pieces
 
 Matrix = NDArray[np.float64]
 
@@ -19,27 +21,17 @@ RANK_TOLERANCE = 1e-6
 rounding noise near 1e-7, which a smaller tolerance would take for directions of the data."""
 
 
-def whiten(rows: Matrix, ridge: float, *, tolerance: float = RANK_TOLERANCE) -> tuple[Matrix, Matrix]:
-    """Ridge-whitened coordinates of centred rows, through the thin SVD (no covariance is inverted).
+def thin_svd(rows: Matrix) -> tuple[Matrix, NDArray[np.float64], Matrix]:
+    """U (n, r), s (r,) and V (d, r) of rows = U diag(s) V', r the rank after the cut; 0 for rows of zeros.
 
-    With rows = U S V' (rank r after the cut), W = U diag(s / sqrt(s^2 + ridge)) and
-    M = V diag(1 / sqrt(s^2 + ridge)), so that W = rows @ M; without ridge W'W = I.
-
-    Args:
-        rows: (n, d), centred.
-        ridge: added to the eigenvalues of the scatter rows' rows, >= 0.
-        tolerance: relative singular value at which the rank is cut.
-
-    Returns:
-        W (n, r) and M (d, r); r is 0 for rows that are all zero.
+    Centred rows are whitened with a ridge as U diag(s / sqrt(s^2 + ridge)), the rows times V diag(1 / sqrt(s^2 +
+    ridge)), so that no covariance is inverted.
     """
     from scipy.linalg import svd
 
     left, values, right = svd(rows, full_matrices=False, check_finite=False)
-    kept = values > tolerance * values.max(initial=0.0)
-    left, values, right = left[:, kept], values[kept], right[kept]
-    root = np.sqrt(values**2 + ridge)
-    return left * (values / root), right.T / root
+    kept = values > RANK_TOLERANCE * values.max(initial=0.0)
+    return left[:, kept], values[kept], right[kept].T
 
 
 def mean_scatter(rows: Matrix) -> float:
@@ -60,21 +52,24 @@ def align_signs(first: Matrix, second: Matrix) -> tuple[Matrix, Matrix]:
 def leading_singular(matrix: Matrix, k: int) -> tuple[Matrix, Matrix, Matrix]:
     """The k largest singular triplets (U (m, k), s (k,) descending, V (n, k)), deterministic, signs aligned.
 
-    While k is small against the matrix: Lanczos on the Gram matrix of the smaller side, whose vectors then span
-    a small problem that is solved without squaring. A full SVD otherwise, and where values lie too close
-    together for Lanczos.
+    While k is small against the matrix: the leading eigenvectors of the Gram matrix of its smaller side, by Lanczos
+    or, where values lie too close together for that, by a dense solver; they span a small problem that is solved
+    without squaring. A full SVD otherwise.
 
     Args:
         matrix: (m, n).
         k: 1 <= k <= min(m, n).
     """
-    from scipy.linalg import svd
+    from scipy.linalg import eigh, svd
 
     smallest = min(matrix.shape)
     basis = None
     if smallest > 50 and k <= smallest // 4 and matrix.any():
         upright = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
-        basis = _lanczos(upright.T @ upright, k)
+        gram = upright.T @ upright
+        basis = _lanczos(gram, k)
+        if basis is None:
+            basis = eigh(gram, subset_by_index=(smallest - k, smallest - 1), overwrite_a=True)[1]
     if basis is None:
         left, values, right = svd(matrix, full_matrices=False, check_finite=False)
         left, right = left[:, :k], right[:k].T
@@ -96,6 +91,11 @@ def _lanczos(symmetric: Any, k: int) -> Matrix | None:
         return np.asarray(eigsh(symmetric, k=k, which="LA", v0=start, maxiter=50)[1])
     except ArpackNoConvergence:
         return None
+
+
+def solved_for(n_components: int | None, n_classes: int) -> int:
+    """How many directions to solve for: at least ten, so that tuning need not solve anew for fewer of them."""
+    return max(n_components or 0, n_classes, 10)
 
 
 def choose_components(wanted: int | None, available: int, n_classes: int) -> int:
@@ -128,20 +128,8 @@ the whitened rows have been whitened again."""
 SMALL = 512
 """Columns up to which eigenvectors cost little beside the sums of products."""
 
-BLOCK = 2**22
-"""Numbers in one block of rows (32 MB)."""
-
-Kept = dict[str, Any]
-"""Decompositions of the training rows alone, kept for further fits to the same rows."""
-
-
-def once(kept: Kept | None, key: str, compute: Callable[[], Any]) -> Any:
-    """What ``compute`` returns, from ``kept`` where it was computed before."""
-    if kept is None:
-        return compute()
-    if key not in kept:
-        kept[key] = compute()
-    return kept[key]
+BLOCK, CACHED = 2**22, 2**18
+"""Numbers in one block of rows (32 MB), and in a part of it that stays in a core's cache (2 MB)."""
 
 
 def centred_blocks(
@@ -153,10 +141,13 @@ def centred_blocks(
     room = [np.empty((size, view.shape[1])) for view in views]
     for start in range(0, n, size):
         stop = min(n, start + size)
-        yield [
-            np.subtract(view[start:stop], mean, out=block[: stop - start])
-            for view, mean, block in zip(views, means, room, strict=True)
-        ]
+        for view, mean, block in zip(views, means, room, strict=True):
+            step = max(1, CACHED // view.shape[1])
+            for first in range(start, stop, step):
+                part = block[first - start : min(first + step, stop) - start]
+                part[:] = view[first : first + len(part)]
+                part -= mean
+        yield [block[: stop - start] for block in room]
 
 
 @dataclass(frozen=True)
@@ -223,19 +214,11 @@ class Whitening:
             d x d scatter), ``dual`` (those of the n x n Gram matrix of the rows) or ``svd`` (of the rows).
         rank: its columns; with ``cholesky`` the rank is known only to be enough.
         weights: A (rank, k) -> Z A.
-        project: S (d, m) -> Z'S.
-        rows: X Z (n, rank), on the routes that go over rows.
     """
 
     route: str
     rank: int
     weights: Callable[[Matrix], Matrix]
-    project: Callable[[Matrix], Matrix]
-    rows: Matrix | None = None
-
-
-def _explicit(route: str, matrix: Matrix, rows: Matrix | None = None) -> Whitening:
-    return Whitening(route, matrix.shape[1], lambda A: matrix @ A, lambda S: matrix.T @ S, rows)
 
 
 def _enough_rank(square: Matrix, k: int) -> tuple[float, bool]:
@@ -253,36 +236,35 @@ def _enough_rank(square: Matrix, k: int) -> tuple[float, bool]:
 
 
 def _whiten_square(
-    square: Matrix, ridge: float, k: int, kept: Kept | None, key: str, strict: bool
-) -> Whitening | None:
-    """Whitening from X'X (lower triangle, overwritten unless ``kept``); None where that would cost digits."""
+    square: Matrix, ridge: float, k: int, pieces: Pieces, view: int, strict: bool
+) -> tuple[Whitening, Callable[[Matrix], Matrix]] | None:
+    """Z, and S -> Z'S, from X'X (lower triangle, overwritten unless kept); None where that would cost digits."""
     from scipy.linalg.blas import dtrsm
     from scipy.linalg.lapack import dpotrf
 
     if len(square) > SMALL:
-        most, enough = once(kept, f"rank of {key}, {k}", lambda: _enough_rank(square, k))
+        most, enough = pieces.get(("rank", view, k), lambda: _enough_rank(square, k))
         safe = ridge >= SAFE_RIDGE * most
         if strict and not safe:
             return None
         if safe and enough:
-            factor = square.copy(order="F") if kept is not None else square
+            factor = square.copy(order="F") if pieces.kept else square
             factor[np.diag_indices_from(factor)] += ridge
             factor, _ = dpotrf(factor, lower=1, clean=0, overwrite_a=1)
-            return Whitening(
-                "cholesky",
-                len(factor),
-                lambda A: np.asarray(dtrsm(1.0, factor, A, lower=1, trans_a=1)),
-                lambda S: np.asarray(dtrsm(1.0, factor, S, lower=1)),
-            )
-    values, vectors = once(kept, f"eigenvectors of {key}", lambda: spectrum(square))
-    largest = values.max(initial=0.0)
-    if (
-        strict
-        and ridge < SAFE_RIDGE * largest
-        and (ridge or values.min(initial=largest) < SAFE_SQUARE * largest)
-    ):
+            back = partial(dtrsm, 1.0, factor, lower=1, trans_a=1)
+            return Whitening("cholesky", len(factor), back), partial(dtrsm, 1.0, factor, lower=1)
+    values, vectors = pieces.get(("spectrum", view), lambda: spectrum(square))
+    if strict and not _squaring_is_safe(values, ridge):
         return None
-    return _explicit("eigh", vectors / np.sqrt(values + ridge))
+    Z = vectors / np.sqrt(values + ridge)
+    return Whitening("eigh", Z.shape[1], lambda A: Z @ A), lambda S: Z.T @ S
+
+
+def _squaring_is_safe(eigenvalues: NDArray[np.float64], ridge: float) -> bool:
+    largest = eigenvalues.max(initial=0.0)
+    if ridge:
+        return bool(ridge >= SAFE_RIDGE * largest)
+    return bool(eigenvalues.min(initial=largest) >= SAFE_SQUARE * largest)
 
 
 def spectrum(square: Matrix) -> tuple[NDArray[np.float64], Matrix]:
@@ -295,48 +277,73 @@ def spectrum(square: Matrix) -> tuple[NDArray[np.float64], Matrix]:
     return values[kept], vectors[:, kept]
 
 
-def _whiten_rows(rows: Matrix, ridge: float, kept: Kept | None, key: str) -> Whitening:
-    """Whitening from centred rows: of the smaller of X'X and XX' where that costs no digit, else of X."""
+@dataclass(frozen=True)
+class Factors:
+    """Centred rows as U diag(s) V'.
+
+    Args:
+        route: ``eigh``, ``dual`` or ``svd``, as of :class:`Whitening`.
+        left: U (n, r).
+        values: s (r,).
+        right: A (r, k) -> V A.
+    """
+
+    route: str
+    left: Matrix
+    values: NDArray[np.float64]
+    right: Callable[[Matrix], Matrix]
+
+    def weights(self, root: NDArray[np.float64], A: Matrix) -> Matrix:
+        """V diag(1 / root) A."""
+        return self.right(A / root[:, None])
+
+
+def _factorise(rows: Matrix, ridge: float, pieces: Pieces, view: int) -> tuple[str, Factors]:
+    """Factors by the cheapest way that costs no digit, and its name.
+
+    ``gram``: from the smaller of X'X and XX'. ``again``: from these too, and the whitened rows, which stand in
+    for U with s = 1, are whitened once more. ``svd``: of the rows.
+    """
+    squares, vectors = pieces.get(("spectrum of rows", view), lambda: spectrum(_smaller_gram(rows)))
+    if _squaring_is_safe(squares, ridge):
+        way, make = "gram", partial(_by_gram, rows, squares, vectors)
+    elif not ridge and squares.min() >= SAFE_RANK * squares.max():
+        way, make = "again", partial(_by_whitening, rows, squares, vectors)
+    else:
+        way, make = "svd", partial(_by_svd, rows)
+    return way, pieces.get(("factors", view, way), make)
+
+
+def _smaller_gram(rows: Matrix) -> Matrix:
+    """Lower triangle of X'X, or of XX' where there are fewer rows than columns."""
     from scipy.linalg.blas import dsyrk
 
-    n, d = rows.shape
-    if ridge or n > d:
-        values, vectors = once(
-            kept,
-            f"eigenvectors of rows of {key}",
-            lambda: spectrum(dsyrk(1.0, rows.T, lower=1, trans=int(n <= d))),
-        )
-        largest = values.max(initial=0.0)
-        if ridge and ridge >= SAFE_RIDGE * largest:
-            root = np.sqrt(values + ridge)
-            if n > d:
-                return _explicit("eigh", vectors / root, rows @ (vectors / root))
-            scaled = vectors / (root * np.sqrt(values))
-            return Whitening(
-                "dual",
-                len(values),
-                lambda A: rows.T @ (scaled @ A),
-                lambda S: scaled.T @ (rows @ S),
-                vectors * (np.sqrt(values) / root),
-            )
-        smallest = values.min(initial=largest)
-        if not ridge and n > d and smallest >= SAFE_RANK * largest:
-            weights = vectors / np.sqrt(values)
-            if smallest >= SAFE_SQUARE * largest:
-                return _explicit("eigh", weights, rows @ weights)
-            return _explicit("eigh", *_whiten_again(rows, weights))
-    white, weights = once(kept, f"whitened {key}, {ridge}", lambda: whiten(rows, ridge))
-    return _explicit("svd", weights, white)
+    return np.asarray(dsyrk(1.0, rows.T, lower=1, trans=int(rows.shape[0] <= rows.shape[1])))
 
 
-def _whiten_again(rows: Matrix, weights: Matrix) -> tuple[Matrix, Matrix]:
-    """Z and X Z, for a Z that whitens but for rounding: the digits that squaring lost are won back."""
+def _by_gram(rows: Matrix, squares: NDArray[np.float64], vectors: Matrix) -> Factors:
+    s = np.sqrt(squares)
+    if rows.shape[0] > rows.shape[1]:
+        return Factors("eigh", rows @ (vectors / s), s, lambda A: vectors @ A)
+    return Factors("dual", vectors, s, lambda A: rows.T @ (vectors @ (A / s[:, None])))
+
+
+def _by_whitening(rows: Matrix, squares: NDArray[np.float64], vectors: Matrix) -> Factors:
+    """The digits that squaring lost are won back."""
     from scipy.linalg import cholesky, solve_triangular
 
-    white = rows @ weights
+    tall = rows.shape[0] > rows.shape[1]
+    Z = vectors / np.sqrt(squares) if tall else rows.T @ (vectors / squares)
+    white = rows @ Z
     factor = cholesky(white.T @ white)
     correction = solve_triangular(factor, np.eye(len(factor)))
-    return weights @ correction, white @ correction
+    Z, white = Z @ correction, white @ correction
+    return Factors("eigh" if tall else "dual", white, np.ones(len(squares)), lambda A: Z @ A)
+
+
+def _by_svd(rows: Matrix) -> Factors:
+    left, values, right = thin_svd(rows)
+    return Factors("svd", left, values, lambda A: right @ A)
 
 
 @dataclass(frozen=True)
@@ -364,29 +371,49 @@ def whiten_scatter(sums: Scatter, ridges: Sequence[float], k: int) -> WhiteViews
         ridges: added to the eigenvalues of each X_i'X_i, > 0; below 1e-7 of the largest they cost digits.
         k: how many directions will be wanted.
     """
-    found = _white_views(sums, ridges, k, None, strict=False)
+    found = _whiten_squares(sums, ridges, k, Pieces(), strict=False)
     assert found is not None
     return found
 
 
-def _white_views(
-    sums: Scatter, ridges: Sequence[float], k: int, kept: Kept | None, *, strict: bool
+def _whiten_squares(
+    sums: Scatter, ridges: Sequence[float], k: int, pieces: Pieces, *, strict: bool
 ) -> WhiteViews | None:
     """None where a ridge is so small that squaring the rows costs digits, and ``strict`` forbids that."""
-    maps = []
+    maps, projections = [], []
     for i, (square, ridge) in enumerate(zip(sums.within, ridges, strict=True)):
-        found = _whiten_square(square, ridge, k, kept, f"view {i}", strict)
+        found = _whiten_square(square, ridge, k, pieces, i, strict)
         if found is None:
             return None
-        maps.append(found)
-    between = {
-        (i, j): maps[j].project(maps[i].project(product).T).T for (i, j), product in sums.between.items()
-    }
+        maps.append(found[0])
+        projections.append(found[1])
+    between = {(i, j): projections[j](projections[i](S).T).T for (i, j), S in sums.between.items()}
     return WhiteViews(sums.shifts, maps, between)
 
 
+def _whiten_rows(
+    rows: Sequence[Matrix], means: list[NDArray[np.float64]], ridge: float, pieces: Pieces
+) -> WhiteViews:
+    """With X_i = U_i diag(s_i) V_i', X_i Z_i = U_i diag(g_i) for the gains g = s / sqrt(s^2 + ridge)."""
+    maps, ways, found, gains = [], [], [], []
+    for i, x in enumerate(rows):
+        r = ridge * mean_scatter(x)
+        way, factors = _factorise(x, r, pieces, i)
+        root = np.sqrt(factors.values**2 + r)
+        maps.append(Whitening(factors.route, len(root), partial(factors.weights, root)))
+        ways.append(way)
+        found.append(factors)
+        gains.append(factors.values / root)
+    between = {}
+    for i, j in combinations(range(len(rows)), 2):
+        key, sides = ("product", i, j, ways[i], ways[j]), (found[i].left.T, found[j].left)
+        product = pieces.get(key, partial(np.matmul, *sides))
+        between[i, j] = gains[i][:, None] * product * gains[j]
+    return WhiteViews(means, maps, between)
+
+
 def whiten_views(
-    views: Sequence[NDArray[Any]], ridge: float, k: int, *, kept: Kept | None = None
+    views: Sequence[NDArray[Any]], ridge: float, k: int, *, pieces: Pieces | None = None
 ) -> WhiteViews:
     """Views (n, d_i) whitened with one ridge, each by the cheapest route that keeps ten digits.
 
@@ -397,28 +424,23 @@ def whiten_views(
         views: float matrices with the same n.
         ridge: in units of the mean diagonal of each X_i'X_i, >= 0.
         k: how many directions will be wanted.
-        kept: for further calls with the same views.
+        pieces: for further calls with the same views.
     """
-    means = once(kept, "means", lambda: [view.mean(axis=0, dtype=np.float64) for view in views])
+    pieces = Pieces() if pieces is None else pieces
+    means = pieces.get("means", lambda: [view.mean(axis=0, dtype=np.float64) for view in views])
     widest = max(view.shape[1] for view in views)
     if len(views[0]) > widest and (ridge or widest <= SMALL):
-        sums = once(kept, "scatter", lambda: scatter(centred_blocks(views, means)))
+        sums = pieces.get("scatter", lambda: scatter(centred_blocks(views, means)))
         ridges = [ridge * max(float(np.trace(square)), 0.0) / len(square) for square in sums.within]
-        found = _white_views(sums, ridges, k, kept, strict=True)
+        found = _whiten_squares(sums, ridges, k, pieces, strict=True)
         if found is not None:
-            return WhiteViews(
-                [m + s for m, s in zip(means, sums.shifts, strict=True)], found.maps, found.between
-            )
+            shifted = [mean + shift for mean, shift in zip(means, sums.shifts, strict=True)]
+            return WhiteViews(shifted, found.maps, found.between)
         del sums
-    rows = once(
-        kept,
-        "rows",
-        lambda: [view.astype(np.float64) - mean for view, mean in zip(views, means, strict=True)],
+    rows = pieces.get(
+        "rows", lambda: [view.astype(np.float64) - mean for view, mean in zip(views, means, strict=True)]
     )
-    maps = [_whiten_rows(x, ridge * mean_scatter(x), kept, f"view {i}") for i, x in enumerate(rows)]
-    white = [np.asarray(whitening.rows) for whitening in maps]
-    between = {(i, j): white[i].T @ white[j] for j in range(len(white)) for i in range(j)}
-    return WhiteViews(means, maps, between)
+    return _whiten_rows(rows, means, ridge, pieces)
 
 
 def multiview_directions(

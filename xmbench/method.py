@@ -11,7 +11,7 @@ import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -28,6 +28,7 @@ from xmbench.errors import (
     UnknownName,
     Unsupported,
 )
+from xmbench.reuse import Pieces
 
 ENCODED_AT_ONCE = 2**24
 """Numbers in the rows that a method encodes at once (128 MB in float64)."""
@@ -83,6 +84,8 @@ class FitContext:
         threads: threads that a fit may use.
         deadline: value of ``time.monotonic()`` at which the run will be ended; None for no limit.
         progress: called with a message and, where known, the fraction done.
+        pieces: what depends on the training pairs and not, or not on all, of the parameters (Gram matrices,
+            decompositions); tuning gives all its fits the same collection. A fit gives the same without them.
     """
 
     validation_score: Callable[[Method], float] | None = None
@@ -92,6 +95,7 @@ class FitContext:
     threads: int = 1
     deadline: float | None = None
     progress: Callable[[str, float | None], None] = field(default=_no_progress)
+    pieces: Pieces = field(default_factory=Pieces)
 
     def check_deadline(self) -> None:
         """Raise DeadlineExceeded when the run's time is over; iterative methods call it once a round."""
@@ -161,6 +165,8 @@ class Method(ABC):
             InvalidInput: training and validation pairs do not fit together.
         """
         context = context or FitContext()
+        if context.pieces.owner is not train:
+            context = replace(context, pieces=Pieces())
         if train.multi_label and not self.info.multi_label:
             raise Unsupported(f"{self.info.title} needs one class per item; these items have several")
         if self.info.supervised and train.one_hot().any(axis=0).sum() < 2:
@@ -190,18 +196,6 @@ class Method(ABC):
             self._forget()
             raise
         return self
-
-    def share(self, other: Self) -> None:  # noqa: B027 - most methods have nothing to share
-        """Take over what ``other``, fitted on the same training pairs, computed from these pairs alone.
-
-        Tuning calls this before :meth:`fit`. A method may keep such pieces (Gram matrices, decompositions) in
-        attributes that begin with ``_cache``, and copy them here; a fit gives the same result without them.
-        """
-
-    def forget_shared(self) -> None:
-        """Drop what :meth:`share` may hand on."""
-        for name in [name for name in vars(self) if name.startswith("_cache")]:
-            delattr(self, name)
 
     def _forget(self) -> None:
         for name in [name for name in vars(self) if name.endswith("_")]:

@@ -1,43 +1,37 @@
-"""What a fit may hand to the next one on the same rows: Gram matrices, graphs."""
+"""What a fit may hand to the next one on the same training pairs: Gram matrices, graphs, decompositions."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Hashable
-from typing import Any, Self, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
 class Pieces:
-    """Results that depend on some arrays, and on nothing else but their key; each is computed once.
+    """What candidates of a tuning grid have in common, each piece computed by the first that needs it.
+
+    A piece is what the training pairs, and the unlabelled rows beside them, make of its key: the key names every
+    parameter that it depends on. Without ``owner``, as in a fit on its own, nothing is kept.
 
     Args:
-        digest: of the arrays, as :meth:`of` makes it; empty for a collection about nothing.
+        owner: the training pairs that all fits are to; fits to others get an empty collection instead.
     """
 
-    def __init__(self, digest: bytes = b"") -> None:
-        self.digest = digest
-        self._made: dict[Hashable, Any] = {}
+    def __init__(self, owner: object = None) -> None:
+        self.owner = owner
+        self.made: dict[Hashable, Any] = {}
 
-    @classmethod
-    def of(cls, earlier: Self, *arrays: NDArray[Any] | None) -> Self:
-        """``earlier`` if it is about the very same values, else an empty collection."""
-        state = hashlib.sha256()
-        for array in arrays:
-            state.update(repr(None if array is None else (array.shape, array.dtype.str)).encode())
-            if array is not None:
-                state.update(np.ascontiguousarray(array).data)
-        if earlier.digest == state.digest():
-            return earlier
-        return cls(state.digest())
+    @property
+    def kept(self) -> bool:
+        """Whether a piece outlives its first use, so that it must not be overwritten."""
+        return self.owner is not None
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What ``make`` gave when it was first asked for under ``key``; not to be changed by the caller."""
-        if key not in self._made:
-            self._made[key] = make()
-        found: T = self._made[key]
+        """What ``make`` gives; what it gave, where it was called before under ``key`` and pieces are kept."""
+        if not self.kept:
+            return make()
+        if key not in self.made:
+            self.made[key] = make()
+        found: T = self.made[key]
         return found

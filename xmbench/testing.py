@@ -38,6 +38,7 @@ from xmbench.errors import (
 )
 from xmbench.evaluation import evaluate
 from xmbench.method import FitContext, Method, MethodInfo
+from xmbench.reuse import Pieces
 
 __all__ = ["check_method", "synthetic_data", "synthetic_pairs"]
 
@@ -167,7 +168,7 @@ def check_method(cls: type[Method]) -> None:
             _check_labels(method, data)
             _check_parts(method, data)
             _check_multi_label(cls, parts)
-            _check_share(cls, data)
+            _check_pieces(cls, data)
             _check_refit(method, parts)
 
 
@@ -328,7 +329,7 @@ def _check_fit(cls: type[Method], data: PairedData) -> Method:
     _demand(_same(_rows([data.train, data.validation]), rows), cls, "fit changes the pairs it was given")
     _demand(method.get_params() == parameters, cls, f"fit changes the parameters from {parameters}")
     _demand(_same(_generators(), generators), cls, "fit draws from a global random generator or seeds one")
-    for name, value in _state(method).items():
+    for name, value in vars(method).items():
         learned = name in parameters or name.endswith("_")
         _demand(learned, cls, f"fit sets {name!r}; learned attributes must end in an underscore")
         kept = name in parameters or _storable(value)
@@ -339,7 +340,7 @@ def _check_fit(cls: type[Method], data: PairedData) -> Method:
 def _check_encode(method: Method, data: PairedData) -> None:
     cls, widths = type(method), []
     for name, rows, parts, encode in _sides(method, data.test):
-        given, state, generators = copy.deepcopy((rows, parts)), copy.deepcopy(_state(method)), _generators()
+        given, state, generators = copy.deepcopy((rows, parts)), copy.deepcopy(vars(method)), _generators()
         at = partial(_encoded, encode, rows, parts)
         with _doing(cls, name):
             embedding = encode(rows, parts)
@@ -352,7 +353,7 @@ def _check_encode(method: Method, data: PairedData) -> None:
         _demand(real, cls, f"{name} must give real, finite numbers, got dtype {embedding.dtype}")
         kept = _same([rows, parts and parts.values], [given[0], given[1] and given[1].values])
         _demand(kept, cls, f"{name} changes the rows it was given")
-        _demand(_same(_state(method), state), cls, f"{name} changes the fitted state")
+        _demand(_same(vars(method), state), cls, f"{name} changes the fitted state")
         _demand(
             _same(_generators(), generators), cls, f"{name} draws from a global random generator or seeds one"
         )
@@ -446,20 +447,17 @@ def _check_refit(method: Method, parts: bool) -> None:
     cls = type(method)
     data = synthetic_data(100, 0, 20, d_image=10, d_text=11, n_classes=4, parts=parts, seed=1)
     fresh, used = _fit(cls(), data), _fit(method, data)
-    _demand(set(_state(used)) == set(_state(fresh)), cls, "a second fit keeps attributes of the first")
+    _demand(set(vars(used)) == set(vars(fresh)), cls, "a second fit keeps attributes of the first")
     same = _same(_embeddings(used, data.test), _embeddings(fresh, data.test))
     _demand(same, cls, "a second fit is influenced by the first")
 
 
-def _check_share(cls: type[Method], data: PairedData) -> None:
-    """With what an earlier fit hands on, every value of the grid gives what it gives alone."""
-    if cls.share is Method.share:
+def _check_pieces(cls: type[Method], data: PairedData) -> None:
+    """With the pieces that earlier fits left, every value of the grid gives what it gives alone."""
+    pieces = Pieces(data.train)
+    before = _embeddings(_fit(cls(), data, pieces), data.test)
+    if not pieces.made:
         return
-    earlier = cls()
-    first = _fit(cls(), data)
-    with _doing(cls, "share, with the defaults,"):
-        earlier.share(first)  # some keep nothing before they are asked to
-    before = _embeddings(_fit(earlier, data), data.test)
     for what, parameters in [("the defaults", {}), *_variants(cls)]:
         method = cls.resolve(parameters)
         try:
@@ -468,19 +466,15 @@ def _check_share(cls: type[Method], data: PairedData) -> None:
             if isinstance(error.__cause__, InvalidParameter):
                 continue  # more dimensions than so little data has
             raise
-        with _doing(cls, f"share, with {what},"):
-            method.share(earlier)
-        found = _embeddings(_fit(method, data), data.test)
+        found = _embeddings(_fit(method, data, pieces), data.test)
         alike = all(map(_near, found, _embeddings(fresh, data.test)))
-        _demand(alike, cls, f"with {what}, a fit after share gives other embeddings than one without")
-        method.forget_shared()
         _demand(
-            set(_state(method)) == set(vars(method)),
+            alike,
             cls,
-            "forget_shared leaves attributes that begin with _cache",
+            f"with {what}, a fit with the pieces of earlier ones gives other embeddings than alone",
         )
-    same = _same(_embeddings(earlier, data.test), before)
-    _demand(same, cls, "a fit changes what it shares with an earlier one")
+    same = _same(_embeddings(_fit(cls(), data, pieces), data.test), before)
+    _demand(same, cls, "a fit changes the pieces that an earlier one left")
 
 
 # -- small parts ------------------------------------------------------------------------------------
@@ -515,9 +509,9 @@ def _expect(
     raise ConformanceError(f"{cls.__name__}: {what} must raise {kind.__name__}, raised nothing")
 
 
-def _fit(method: Method, data: PairedData) -> Method:
+def _fit(method: Method, data: PairedData, pieces: Pieces | None = None) -> Method:
     """``fit`` as a run calls it: a validation score if there is validation data, test features on request."""
-    context = FitContext()
+    context = FitContext(pieces=Pieces() if pieces is None else pieces)
     if data.validation is not None:
         pairs = data.validation
 
@@ -551,11 +545,6 @@ def _encoded(
 ) -> NDArray[Any]:
     """Embeddings of the items ``index``, by themselves."""
     return encode(rows[index], None if parts is None else parts.take(index))
-
-
-def _state(method: Method) -> dict[str, Any]:
-    """Parameters and learned attributes, without what is only kept for other candidates of a tuning grid."""
-    return {name: value for name, value in vars(method).items() if not name.startswith("_cache")}
 
 
 def _embeddings(method: Method, pairs: Pairs) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -19,6 +19,7 @@ import numpy as np
 from xmbench.data import Pairs
 from xmbench.errors import DeadlineExceeded, Unsupported, UsageError, XmbenchError
 from xmbench.method import FitContext, Method
+from xmbench.reuse import Pieces
 
 Mode = Literal["grid", "random"]
 
@@ -120,7 +121,8 @@ def tune(
 ) -> tuple[Method, list[Trial], int]:
     """Fit every candidate on the training pairs; keep the one with the highest validation score.
 
-    A candidate that fails, or has no score, costs a trial, unless all of them do.
+    A candidate that fails, or has no score, costs a trial, unless all of them do. What depends on the training
+    pairs alone is computed once, and dropped at the end: see :class:`xmbench.reuse.Pieces`.
 
     Args:
         make: parameters -> an unfitted method.
@@ -135,7 +137,7 @@ def tune(
     assert context.validation_score is not None
     trials: list[Trial] = []
     best: tuple[float, int, Method] | None = None
-    previous: Method | None = None
+    pieces = Pieces(train)
     failure: Exception | None = None
     for number, params in enumerate(wanted):
         context.check_deadline()
@@ -144,9 +146,7 @@ def tune(
         start = time.perf_counter()
         try:
             method = make(params)
-            if previous is not None:
-                method.share(previous)
-            method.fit(train, validation, context=replace(context, progress=progress))
+            method.fit(train, validation, context=replace(context, progress=progress, pieces=pieces))
             score = float(context.validation_score(method))
             if not math.isfinite(score):
                 raise Unsupported(
@@ -159,13 +159,11 @@ def tune(
             trials.append(Trial(dict(params), None, time.perf_counter() - start, _reason(error)))
             continue
         trials.append(Trial(dict(params), score, time.perf_counter() - start))
-        previous = method
         if best is None or score > best[0]:
             best = (score, number, method)
     if best is None:
         assert failure is not None
         raise failure
-    best[2].forget_shared()
     return best[2], trials, best[1]
 
 

@@ -23,12 +23,14 @@ import torch
 from scipy.io import loadmat
 from threadpoolctl import threadpool_limits
 
-from xmbench import Pairs
+from xmbench import FitContext, Pairs
 from xmbench.registry import Registry
 from xmbench.scaling import Scaling
+from xmbench.tuning import BUDGET, candidates, tune
 
 SMALL, FEW, MANY, MOST = "Wikipedia", "800 x 4096/1000", "8,000 x 4096/1000", "32,000 x 4096/300"
-SIZES = {FEW: (800, 4096, 1000), MANY: (8000, 4096, 1000), MOST: (32000, 4096, 300)}
+MEDIUM = "2,000 x 512/300"
+SIZES = {FEW: (800, 4096, 1000), MEDIUM: (2000, 512, 300), MANY: (8000, 4096, 1000), MOST: (32000, 4096, 300)}
 ROUNDS = {SMALL: 5, FEW: 3, MANY: 3, MOST: 1}
 HELD_OUT = 500
 RIDGE, KAPPA = 0.01, 10.0
@@ -290,6 +292,29 @@ def test_nystrom_against_the_exact_route(benchmark, cases):
     benchmark.extra_info["line"] = (
         f"{'kcca, nystrom':<16}{own:8.3f} CPU s; exact {exact:.3f}{at_most(exact, 25)}, ratio {ratio:.3f}"
         f"{at_most(ratio, 0.35)}, held-out sum off by {loss:.3%}{at_most(loss, 0.005)}"
+    )
+
+
+# -- tuning -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", [SMALL, FEW, MEDIUM])
+@pytest.mark.parametrize("cls", [Cca, Kcca], ids=["cca", "kcca"])
+def test_tuning_against_one_fit(benchmark, cases, cls, case):
+    """Twelve trials of the grid, without their scores, in fits with the defaults."""
+    pairs, _ = cases(case)
+    wanted = candidates(cls().get_params(), cls.grid, (), "random", BUDGET, 0)
+    context = FitContext(validation_score=lambda method: 0.0)
+    tuned, fit, ratio = in_turns(
+        benchmark,
+        case,
+        lambda: tune(cls.resolve, wanted, pairs, pairs, context),
+        lambda: cls().fit(pairs),
+        3,
+    )
+    benchmark.extra_info["line"] = (
+        f"{cls.__name__.lower() + ', tuned':<16}{tuned:8.3f} CPU s; one fit {fit:.3f}, ratio {ratio:.1f}"
+        + at_most(ratio, 3)
     )
 
 
