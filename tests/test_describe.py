@@ -135,3 +135,11 @@ def test_scores_are_written_to_four_digits(protocol):
             hundredth = [f"{curve[99]:.4f}"] if len(curve) >= 100 else ["–"]
             assert found[1:] == [f"{curve[k - 1]:.4f}" for k in (1, 10, 50)] + hundredth
     assert protocol.describe(selection=False) in written and "selection" not in written
+
+
+def test_a_card_tells_what_stands_on_both_sides_of_a_split(data_dir):
+    found = describe_dataset("wikipedia", Registry().dataset("wikipedia"), data_dir)
+    told = found["read"]["split_findings"]
+    assert any("groups stand on both sides" in text for text in told["official"])
+    assert not any("groups" in text for text in told["grouped"])
+    assert all(text in card_text(found) for texts in told.values() for text in texts)

@@ -193,7 +193,7 @@ def describe_card(name: str, dataset: Dataset, *, present: bool) -> dict[str, An
 
 def corpus_facts(dataset: Dataset, corpus: Corpus) -> dict[str, Any]:
     """What only the files of a dataset can tell."""
-    from xmbench.audit import id_hash
+    from xmbench.audit import findings, id_hash
 
     splits = {key: dataset.split(corpus, key, 0) for key in dataset.splits}
     return {
@@ -207,6 +207,7 @@ def corpus_facts(dataset: Dataset, corpus: Corpus) -> dict[str, Any]:
             key: {part: id_hash(corpus, getattr(split, part)) for part in PARTS}
             for key, split in splits.items()
         },
+        "split_findings": {key: findings(corpus, split) for key, split in splits.items()},
     }
 
 
@@ -235,6 +236,7 @@ def card_text(found: dict[str, Any]) -> str:
         if read:
             hashes = read["split_hashes"][key]
             lines.append(f"           ids at seed 0: {', '.join(f'{k} {v[:16]}' for k, v in hashes.items())}")
+            lines += [f"           found: {text}" for text in read["split_findings"][key]]
     lines += [f"known:     {text}" for text in found["defects"]]
     if found["expected_files"]:
         lines.append("expected below the data directory:")
