@@ -23,8 +23,8 @@ from xmbench.reuse import Pieces
 from ._linear import Linear
 
 Vector = NDArray[np.float64]
-Solution = tuple[Vector, Vector, Matrix, Matrix, Vector, int, tuple[str, str]]
-"""Means, projections and correlations, the lower of the two ranks, and the routes."""
+Solution = tuple[Vector, Vector, Matrix, Matrix, Vector, Vector, int, tuple[str, str]]
+"""Means, projections, regularised and empirical correlations, the lower of the two ranks, and the routes."""
 
 
 class Cca(Linear):
@@ -52,7 +52,9 @@ class Cca(Linear):
             validation score over the default splits of pascal, wikipedia and emoji together.
 
     Learned: ``image_weights_`` (d_image, k), ``text_weights_`` (d_text, k), ``image_mean_``, ``text_mean_``,
-    ``correlations_`` (k,): the regularised correlations, descending; ``route_``: see above.
+    ``correlations_`` (k,): the regularised correlations R, descending; ``empirical_correlations_`` (k,): those of the
+    columns of XP with those of TQ, R / sqrt((1 - r_x ||p||^2 / (n - 1)) (1 - r_t ||q||^2 / (n - 1)));
+    ``route_``: see above.
 
     Source: Hotelling, "Relations between two sets of variates", Biometrika 1936; the ridge is that of
     Vinod, "Canonical ridge and econometrics of joint production", J. Econometrics 1976.
@@ -81,7 +83,7 @@ class Cca(Linear):
         if not 0 <= self.ridge < np.inf:
             raise InvalidParameter(f"Cca.ridge: expected at least 0, got {self.ridge}")
         wanted = solved_for(self.n_components, train.n_classes)
-        self.image_mean_, self.text_mean_, P, Q, R, rank, routes = context.pieces.get(
+        self.image_mean_, self.text_mean_, P, Q, R, empirical, rank, routes = context.pieces.get(
             (self.ridge, wanted), lambda: self._solve(train, wanted, context.pieces)
         )
         k = choose_components(self.n_components, rank, train.n_classes)
@@ -90,6 +92,7 @@ class Cca(Linear):
             Q[:, :k].copy(),
             R[:k].copy(),
         )
+        self.empirical_correlations_ = empirical[:k].copy()
         self.route_ = dict(zip(("image", "text"), routes, strict=True))
 
     def _solve(self, train: Pairs, wanted: int, pieces: Pieces) -> Solution:
@@ -101,8 +104,14 @@ class Cca(Linear):
         A, R, B = leading_singular(white.between[0, 1], min(wanted, rank))
         scale = np.sqrt(len(train) - 1)
         P, Q = align_signs(scale * Zx.weights(A), scale * Zt.weights(B))
+        shares = [
+            1.0 - r * np.einsum("ij,ij->j", weights, weights) / scale**2
+            for r, weights in zip(white.ridges, (P, Q), strict=True)
+        ]  # of the variance under the constraint, what is not the ridge's
+        product = np.maximum(shares[0] * shares[1], np.finfo(float).tiny)
+        empirical = np.minimum(R / np.sqrt(product), 1.0)
         image_mean, text_mean = white.means
-        return image_mean, text_mean, P, Q, R, rank, (Zx.route, Zt.route)
+        return image_mean, text_mean, P, Q, R, empirical, rank, (Zx.route, Zt.route)
 
 
 METHOD = Cca

@@ -359,6 +359,17 @@ def test_sums_over_many_blocks_are_those_over_one(monkeypatch):
 
 
 @pytest.mark.parametrize("shape", [(80, 7, 5), (620, 540, 20), (60, 90, 20)], ids=str)
+@pytest.mark.parametrize("ridge", [0.0, 1e-9, 1e-3, 1.0, 100.0])
+def test_empirical_correlations_are_those_of_the_scores(shape, ridge):
+    X, T = correlated(*shape)
+    method = fit(X, T, k=4, ridge=ridge)
+    F, G = method.encode_image(X), method.encode_text(T)
+    expected = [np.corrcoef(F[:, j], G[:, j])[0, 1] for j in range(4)]
+    assert_allclose(method.empirical_correlations_, expected, atol=1e-9)
+    assert (method.empirical_correlations_ >= method.correlations_ - 1e-12).all()
+
+
+@pytest.mark.parametrize("shape", [(80, 7, 5), (620, 540, 20), (60, 90, 20)], ids=str)
 def test_a_shared_fit_is_a_fresh_one(shape):
     X, T = correlated(*shape)
     pairs = pairs_of(X, T)

@@ -495,6 +495,7 @@ def test_the_footer_of_a_tuned_table_says_rule_budget_and_what_was_chosen():
         "the first of equal ones",
         "had 4 trials (fewer: cca 2): its defaults",
         "of its grid a seeded draw",
+        "The defaults won in 2 of 3 runs.",
         "cca: n_components None, ridge 10.0 (2) / 0.1 (1)",
     ):
         assert words in line
@@ -502,6 +503,27 @@ def test_the_footer_of_a_tuned_table_says_rule_budget_and_what_was_chosen():
     whole = only([make(tuning=tuned(mode="grid"))]).footer
     assert any("all of its grid" in line for line in whole)
     assert not any("trials" in line for line in only([make()]).footer)
+
+
+def test_the_footer_says_how_many_trials_could_not_be_fitted():
+    trials = [
+        Trial({}, 0.5, 0.1),
+        Trial({"n_components": 50}, None, 0.1, "rank 9"),
+        Trial({"n_components": 5}, 0.6, 0.1),
+    ]
+    records = [
+        make("cfa", tuning=Tuning("random", 4, trials, 2)),
+        make("cfa", 1, 1, tuning=tuned()),
+        make("random", tuning=tuned({})),
+        failed("kcca", tuning=tuned(chosen=None)),
+    ]
+    (line,) = [line for line in only(records).footer if line.startswith("Parameters")]
+    assert (
+        "The defaults won in 1 of 2 runs. Of a run's trials could not be fitted, at most: cfa 1. Fit" in line
+    )
+    assert "could not be fitted" not in next(
+        words for words in only(records[1:3]).footer if words.startswith("Parameters")
+    )
 
 
 def test_departures_of_what_was_chosen_are_all_noted():

@@ -354,11 +354,13 @@ class WhiteViews:
         means: (d_i,) of each view.
         maps: the whitening Z_i of each view.
         between: Z_i'X_i'X_j Z_j for i < j.
+        ridges: of each view, in the units of X_i'X_i.
     """
 
     means: list[NDArray[np.float64]]
     maps: list[Whitening]
     between: dict[tuple[int, int], Matrix]
+    ridges: list[float]
 
 
 def whiten_scatter(sums: Scatter, ridges: Sequence[float], k: int) -> WhiteViews:
@@ -388,14 +390,14 @@ def _whiten_squares(
         maps.append(found[0])
         projections.append(found[1])
     between = {(i, j): projections[j](projections[i](S).T).T for (i, j), S in sums.between.items()}
-    return WhiteViews(sums.shifts, maps, between)
+    return WhiteViews(sums.shifts, maps, between, list(ridges))
 
 
 def _whiten_rows(
     rows: Sequence[Matrix], means: list[NDArray[np.float64]], ridge: float, pieces: Pieces
 ) -> WhiteViews:
     """With X_i = U_i diag(s_i) V_i', X_i Z_i = U_i diag(g_i) for the gains g = s / sqrt(s^2 + ridge)."""
-    maps, ways, found, gains = [], [], [], []
+    maps, ways, found, gains, ridges = [], [], [], [], []
     for i, x in enumerate(rows):
         r = ridge * mean_scatter(x)
         way, factors = _factorise(x, r, pieces, i)
@@ -404,12 +406,13 @@ def _whiten_rows(
         ways.append(way)
         found.append(factors)
         gains.append(factors.values / root)
+        ridges.append(r)
     between = {}
     for i, j in combinations(range(len(rows)), 2):
         key, sides = ("product", i, j, ways[i], ways[j]), (found[i].left.T, found[j].left)
         product = pieces.get(key, partial(np.matmul, *sides))
         between[i, j] = gains[i][:, None] * product * gains[j]
-    return WhiteViews(means, maps, between)
+    return WhiteViews(means, maps, between, ridges)
 
 
 def whiten_views(
@@ -435,7 +438,7 @@ def whiten_views(
         found = _whiten_squares(sums, ridges, k, pieces, strict=True)
         if found is not None:
             shifted = [mean + shift for mean, shift in zip(means, sums.shifts, strict=True)]
-            return WhiteViews(shifted, found.maps, found.between)
+            return WhiteViews(shifted, found.maps, found.between, found.ridges)
         del sums
     rows = pieces.get(
         "rows", lambda: [view.astype(np.float64) - mean for view, mean in zip(views, means, strict=True)]
