@@ -67,7 +67,7 @@ class Cca(Linear):
         supervised=False,
         departures=("a ridge is added (Vinod 1976); preset=unregularised is the method without it",),
     )
-    grid: ClassVar = {"ridge": (0.0, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0), "n_components": (None, 5, 9)}
+    grid: ClassVar = {"ridge": (0.0, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0), "n_components": (None, 5)}
     presets: ClassVar = {"unregularised": {"ridge": 0.0}}
 
     def __init__(self, n_components: int | None = None, ridge: float = 10.0) -> None:

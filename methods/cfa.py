@@ -49,7 +49,7 @@ class Cfa(Linear):
         year=2003,
         supervised=False,
     )
-    grid: ClassVar = {"n_components": (5, 6, 7, 8, 9, 10, 12, 15, 20, 30, 50, 100)}
+    grid: ClassVar = {"n_components": (None, 3, 4, 5, 6, 7, 8, 9, 12, 15, 30, 50)}
 
     def __init__(self, n_components: int | None = None) -> None:
         self.n_components = n_components

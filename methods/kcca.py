@@ -102,7 +102,7 @@ class Kcca(Method):
             "kappa and bandwidth are relative to the data, and kernels are not decomposed incompletely",
         ),
     )
-    grid: ClassVar = {"kappa": (1.0, 10.0, 100.0), "bandwidth": (0.5, 1.0), "n_components": (None, 5, 9)}
+    grid: ClassVar = {"kappa": (1.0, 10.0, 100.0), "bandwidth": (0.5, 1.0), "n_components": (None, 5)}
     presets: ClassVar = {"incomplete": {"approximation": "cholesky"}}
 
     def __init__(

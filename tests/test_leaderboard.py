@@ -493,9 +493,7 @@ def test_the_footer_of_a_tuned_table_says_rule_budget_and_what_was_chosen():
         "inside each seed's own split",
         "mean of image→text and text→image MAP under the default protocol",
         "the first of equal ones",
-        "had 4 trials (fewer: cca 2): its defaults",
-        "of its grid a seeded draw",
-        "The defaults won in 2 of 3 runs.",
+        "had 4 trials (fewer: cca 2), a seeded draw of its grid",
         "cca: n_components None, ridge 10.0 (2) / 0.1 (1)",
     ):
         assert words in line
@@ -518,9 +516,7 @@ def test_the_footer_says_how_many_trials_could_not_be_fitted():
         failed("kcca", tuning=tuned(chosen=None)),
     ]
     (line,) = [line for line in only(records).footer if line.startswith("Parameters")]
-    assert (
-        "The defaults won in 1 of 2 runs. Of a run's trials could not be fitted, at most: cfa 1. Fit" in line
-    )
+    assert "Of a run's trials could not be fitted, at most: cfa 1. Fit" in line
     assert "could not be fitted" not in next(
         words for words in only(records[1:3]).footer if words.startswith("Parameters")
     )

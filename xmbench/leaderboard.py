@@ -422,7 +422,7 @@ def _parameters(records: list[Record]) -> str:
     how = (
         "all of its grid"
         if tuning.mode == "grid"
-        else "of its grid a seeded draw, or all where that is no more"
+        else "a seeded draw of its grid, or all of it where that is no more"
     )
     made: dict[str, int] = {}
     for record in records:
@@ -430,21 +430,17 @@ def _parameters(records: list[Record]) -> str:
             made[record.method.label] = max(made.get(record.method.label, 0), len(record.tuning.trials))
     fewer = ", ".join(f"{label} {n}" for label, n in sorted(made.items()) if n < tuning.budget)
     lost: dict[str, int] = {}
-    winners = []
     for record in records:
         if record.tuning and record.tuning.chosen is not None:
             failed = sum(trial.score is None for trial in record.tuning.trials)
             lost[record.method.label] = max(lost.get(record.method.label, 0), failed)
-            winners += [record.tuning.chosen] * (len(record.tuning.trials) > 1)
     most = ", ".join(f"{label} {n}" for label, n in sorted(lost.items()) if n)
     unfit = f" Of a run's trials could not be fitted, at most: {most}." if most else ""
-    won = f" The defaults won in {winners.count(0)} of {len(winners)} runs." if winners else ""
     return (
         f"{_PARAMETERS} that are not in brackets were chosen inside each seed's own split, by the validation rows' "
         f"mean of image→text and text→image MAP under the default protocol, the first of equal ones; each method had "
-        f"{tuning.budget} trials{f' (fewer: {fewer})' if fewer else ''}: its defaults, which validation scores over "
-        f"several seeded splits had chosen, and {how}.{won}{unfit} Fit seconds are those of all trials. Chosen (of "
-        f"how many runs): {listed}."
+        f"{tuning.budget} trials{f' (fewer: {fewer})' if fewer else ''}, {how}.{unfit} Fit seconds are those of all "
+        f"trials. Chosen (of how many runs): {listed}."
     )
 
 

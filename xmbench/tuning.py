@@ -67,10 +67,10 @@ def candidates(
     budget: int,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """What tuning tries: the parameters as they are, then others of the grid.
+    """What tuning tries: combinations of the grid, and nothing else.
 
-    ``grid`` takes every combination, ``random`` a seeded draw from them without replacement, ``budget`` trials in
-    all (every combination where these are no more than that).
+    ``grid`` takes every combination, ``random`` a seeded draw of ``budget`` of them without replacement (every one
+    where these are no more than that). Defaults have no place of their own: rows of other splits chose them.
 
     Args:
         params: all parameters, as resolved.
@@ -85,18 +85,15 @@ def candidates(
     """
     free = {name: [_plain(value) for value in values] for name, values in grid.items() if name not in fixed}
     n = math.prod(map(len, free.values()))
-    trials = n + any(
-        params.get(name) not in values for name, values in free.items()
-    )  # beside them: as they are
     numbers: Sequence[int] = range(n)
-    if trials > budget:
+    if n > budget:
         if mode == "grid":
             raise UsageError(
-                f"the grid over {', '.join(free)} takes {trials} trials, the budget allows {budget}: raise --budget, "
+                f"the grid over {', '.join(free)} takes {n} trials, the budget allows {budget}: raise --budget, "
                 "or take --tune random"
             )
-        numbers = np.random.default_rng(seed).choice(n, size=min(n, budget), replace=False).tolist()
-    found = [dict(params)]
+        numbers = np.random.default_rng(seed).choice(n, size=budget, replace=False).tolist()
+    found: list[dict[str, Any]] = []
     for number in numbers:
         candidate, rest = dict(params), number
         for name, values in free.items():
@@ -104,7 +101,7 @@ def candidates(
             candidate[name] = values[index]
         if candidate not in found:
             found.append(candidate)
-    return found[:budget]
+    return found
 
 
 def _plain(value: object) -> object:
