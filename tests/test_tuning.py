@@ -350,7 +350,7 @@ def test_the_ledger_holds_every_candidate_and_its_score(case):
     record = go(spec, data, folder)
     tuning = record.tuning
     assert (tuning.mode, tuning.budget) == ("grid", 12)
-    assert [trial.params for trial in tuning.trials] == list(spec.tried) and len(spec.tried) == 9
+    assert [trial.params for trial in tuning.trials] == list(spec.tried) and len(spec.tried) == 8
     rows = data.validation
     for trial in tuning.trials:
         begin, end = trial.params["start"], trial.params["start"] + trial.params["width"]
@@ -560,16 +560,15 @@ def test_only_what_is_not_set_by_hand_is_tuned(planned):
         assert varied(spec[0]) == {"start"}
 
 
-def test_each_seed_draws_its_own_candidates_from_the_start_that_is_its_own(planned):
+def test_each_seed_draws_its_own_candidates(planned):
     found = [spec for spec, _, _ in planned(["window"], ("random", 4), seeds=[(0, 0), (1, 0)]).specs()]
-    assert [spec.tried[0] for spec in found] == [spec.method.params for spec in found]
     assert [{tried["random_state"] for tried in spec.tried} for spec in found] == [{0}, {1}]
-    assert found[0].tried[1:] != found[1].tried[1:]
+    assert found[0].tried != found[1].tried
 
 
 def test_a_grid_beyond_the_budget_is_refused_before_anything_runs(planned):
-    with pytest.raises(UsageError, match=r"^window: the grid over start, width takes 9 trials"):
-        planned(["random", "window"], ("grid", 8))
+    with pytest.raises(UsageError, match=r"^window: the grid over start, width takes 8 trials"):
+        planned(["random", "window"], ("grid", 7))
 
 
 @pytest.mark.parametrize("source", ["grid = None", "grid = {'start': 3}"])
