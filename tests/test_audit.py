@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from xmbench.audit import Audit, audit, audit_text, findings, straddling
+from xmbench.audit import Audit, audit, audit_text, complete, findings, straddling
 from xmbench.cli import cli
 from xmbench.data import Corpus, Dataset, DatasetCard, Split
 from xmbench.errors import CorruptData, MissingData
@@ -225,10 +226,23 @@ def test_the_short_findings_are_among_all(random):
     groups = ["one", *map(str, range(1, 39)), "one"]
     made = Made(random, texts, LABELS, groups)
     split = made.split(made.corpus, "half", 0)
-    short = findings(made.corpus, split)
+    short = findings(made.corpus, split, made.card)
     assert len(short) == 3
     starts = [words.partition(" have an")[0].partition(" stand on")[0] for words in short]
     assert all(any(text.startswith(start) for text in audited(made).findings()) for start in starts)
+
+
+def test_a_piece_of_a_dataset_is_not_the_dataset(random):
+    made = Made(random, sentences(40), LABELS)
+    split = made.split(made.corpus, "half", 0)
+    for pairs, whole in ((0, True), (40, True), (41, True), (39, True), (1000, False), (20, False)):
+        made.card = replace(Made.card, pairs=pairs)
+        told = [text for text in findings(made.corpus, split, made.card) if "the dataset has" in text]
+        assert bool(told) == (pairs not in (0, 40)) and complete(made.corpus, made.card) == whole
+        assert told == audited(made).findings()[: len(told)]
+        assert all(("a piece of it" in text) == (not whole) for text in told)
+    made.card = replace(Made.card, pairs=1000, synthetic=True)
+    assert complete(made.corpus, made.card) and not findings(made.corpus, split, made.card)
 
 
 # -- real data ------------------------------------------------------------------------------------------------
@@ -244,7 +258,7 @@ def test_wikipedia_articles_stand_on_both_sides_of_the_official_split(data_dir):
     assert found.test_rows == sum(group in learnt for group in tested) > len(tested) / 2
     assert found.straddling == len(learnt & set(tested))
     assert not straddling(corpus, wikipedia.split(corpus, "grouped", 0)).test_rows
-    assert any("both sides" in text for text in findings(corpus, split))
+    assert any("both sides" in text for text in findings(corpus, split, wikipedia.card))
 
 
 @pytest.mark.parametrize("seed", [0, 3])

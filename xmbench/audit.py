@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from xmbench.data import PARTS, Corpus, Dataset, Split
+from xmbench.data import PARTS, Corpus, Dataset, DatasetCard, Split
 from xmbench.errors import CorruptData, MissingDependency, Unsupported
 from xmbench.evaluation import evaluate
 
@@ -93,12 +93,14 @@ class Audit(msgspec.Struct, frozen=True):
     columns: list[Columns]
     chance: dict[str, float | None]
     id_hashes: dict[str, str]
+    shortfall: str
+    """In words, where other pairs are there than the dataset has; empty otherwise."""
     grouped_splits: list[str]
     """Splits of the dataset that keep the rows of a group together."""
 
     def findings(self) -> list[str]:
         """What a reader of a table should know, in words; empty where nothing was found."""
-        found = []
+        found = [self.shortfall] if self.shortfall else []
         test = self.sizes["test"]
         if self.groups.test_rows:
             remedy = (
@@ -134,10 +136,31 @@ class Audit(msgspec.Struct, frozen=True):
         return found
 
 
-def findings(corpus: Corpus, split: Split) -> list[str]:
-    """What goes with every number made on a split: groups and exact copies on both sides. Files are not read."""
+COMPLETE = 0.95
+"""Share of a dataset's pairs from which on it stands for the dataset: some lists leave a few out."""
+
+
+def complete(corpus: Corpus, card: DatasetCard) -> bool:
+    """Whether a corpus is the dataset that its card describes, rather than a piece of it."""
+    return card.synthetic or not card.pairs or COMPLETE * card.pairs <= len(corpus) <= card.pairs / COMPLETE
+
+
+def shortfall(corpus: Corpus, card: DatasetCard) -> str:
+    """In words, that other pairs are there than the dataset has; empty otherwise."""
+    if card.synthetic or not card.pairs or len(corpus) == card.pairs:
+        return ""
+    piece = "" if complete(corpus, card) else ": a piece of it, whose numbers are not the dataset's"
+    return f"{len(corpus):,} pairs are there, the dataset has {card.pairs:,}{piece}"
+
+
+def findings(corpus: Corpus, split: Split, card: DatasetCard) -> list[str]:
+    """What goes with every number made on a split: missing pairs, groups and exact copies on both sides.
+
+    Files are not read.
+    """
     learnt = np.sort(np.concatenate([split.train, split.validation]))
-    groups, test, found = straddling(corpus, split), len(split.test), []
+    groups, test = straddling(corpus, split), len(split.test)
+    found = [words] if (words := shortfall(corpus, card)) else []
     if groups.test_rows:
         found.append(
             f"{groups.straddling:,} of {groups.n_groups:,} groups stand on both sides of the split, with "
@@ -214,6 +237,7 @@ def audit(
         columns=_stored_columns(dataset, data_dir, drawn.train),
         chance={task: _finite(found.chance) for task, found in scores.tasks.items()},
         id_hashes={part: id_hash(corpus, getattr(drawn, part)) for part in PARTS},
+        shortfall=shortfall(corpus, dataset.card),
         grouped_splits=_grouped_splits(dataset, corpus, seed),
     )
 

@@ -207,7 +207,7 @@ def corpus_facts(dataset: Dataset, corpus: Corpus) -> dict[str, Any]:
             key: {part: id_hash(corpus, getattr(split, part)) for part in PARTS}
             for key, split in splits.items()
         },
-        "split_findings": {key: findings(corpus, split) for key, split in splits.items()},
+        "split_findings": {key: findings(corpus, split, dataset.card) for key, split in splits.items()},
     }
 
 
@@ -245,7 +245,7 @@ def card_text(found: dict[str, Any]) -> str:
         lines.append("state:     the files of the default features are not there: " + clean(found["unread"]))
         return "\n".join(lines)
     if not read:
-        if found["expected_files"]:
+        if found["expected_files"] and not found["present"]:
             lines.append(
                 "state:     the files are not there; name the directory with --data-dir or XMBENCH_DATA_DIR"
             )

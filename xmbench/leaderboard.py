@@ -287,7 +287,7 @@ def _published(records: list[Record], means: dict[Any, dict[Any, Any]]) -> tuple
     """Tables of papers for a table of ours, with the mean scores of its rows."""
     data, protocol = records[0].dataset, str(records[0].protocol["name"])
     found = beside(data.name, data.split, data.features, protocol)
-    if not found or not means:
+    if not found or not means or not all(record.dataset.complete for record in records):
         return ()
     scores = list(SCORES.values())[:6]
     cells = {label: [_score(row[column], None) for column in scores] for label, row in means.items()}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from xmbench._io import digest, scratch_folder, short_id
-from xmbench.audit import findings
+from xmbench.audit import complete, findings
 from xmbench.data import (
     Corpus,
     Dataset,
@@ -368,13 +368,17 @@ class Plan:
                 fingerprint=fingerprint(corpus, split, provenance, self.scaling),
                 test_fingerprint=short_id([corpus.ids[item] for item in split.test]),
                 synthetic=self.dataset.card.synthetic,
-                findings=findings(corpus, split),
+                findings=findings(corpus, split, self.dataset.card),
+                complete=complete(corpus, self.dataset.card),
             )
             tuning = self.request.tuning
             for choice in self.choices:
                 method, problem = choice.row(seed), choice.problem
                 if tuning and not len(split.validation) and problem is None:
-                    problem = f"split {split.name} has no validation rows for --tune; name one with --split"
+                    problem = (
+                        f"split {split.name} has no validation rows for --tune; name one that has with --split, or "
+                        "mark rows as validation in data of your own"
+                    )
                 yield (
                     RunSpec(
                         plugin=choice.plugin,

@@ -67,6 +67,8 @@ class DatasetRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Hash of the ids of the test rows: equal on splits that differ in the other rows alone."""
     synthetic: bool = False
     """Whether the data is made up; such runs are kept out of leaderboards."""
+    complete: bool = True
+    """Whether all of the dataset was there (0.95 of its pairs at least), rather than a piece of it."""
     findings: list[str] = []
     """What stands on both sides of the split, in words; see ``xmbench data audit``."""
 
