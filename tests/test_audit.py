@@ -265,3 +265,22 @@ def test_the_command(data_dir, tmp_path):
     assert values["groups"]["test_rows"] == 0 and isinstance(values["findings"], list)
     missing = CliRunner().invoke(cli, ["data", "audit", "pascal", "--data-dir", str(tmp_path)])
     assert isinstance(missing.exception, MissingData)
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def test_no_program_is_started_for_what_is_called_an_image(tmp_path, monkeypatch):
+    import subprocess
+
+    from PIL import Image
+
+    paths = [tmp_path / f"{number}.png" for number in range(4)]
+    for path in paths:
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(path)
+    paths[1].write_bytes(POSTSCRIPT)
+    started = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *command, **_: started.append(command))
+    with pytest.raises(CorruptData, match=r"1\.png is not a readable image"):
+        audited(Made(paths, sentences(4), [0, 1] * 2))
+    assert not started

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from xmbench._io import clean
 from xmbench.data import PARTS, Corpus, Dataset, Split
 from xmbench.errors import CorruptData, MissingDependency, Unsupported
 from xmbench.evaluation import evaluate
@@ -328,14 +329,17 @@ def _difference_hashes(paths: Sequence[Path]) -> NDArray[np.uint64]:
         from PIL import Image
     except ImportError as error:
         raise MissingDependency("comparing images needs pillow: pip install 'xmbench[features]'") from error
+    from xmbench.features._images import FORMATS
+
     hashes = np.empty(len(paths), dtype=np.uint64)
     for number, path in enumerate(paths):
         try:
-            with Image.open(path) as opened:
+            with Image.open(path, formats=FORMATS) as opened:
                 opened.draft("L", (64, 64))
                 pixels = np.asarray(opened.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise CorruptData(f"{path.parent.name}/{path.name} is not a readable image: {error}") from error
+        except Exception as error:  # a damaged file may raise anything in a decoder
+            reason = clean(str(error)) or type(error).__name__
+            raise CorruptData(f"{path.parent.name}/{path.name} is not a readable image: {reason}") from error
         hashes[number] = np.packbits(pixels[:, :-1] > pixels[:, 1:]).view(np.uint64)[0]
     return hashes
 
@@ -466,8 +470,6 @@ def _finite(value: float) -> float | None:
 def audit_text(found: Audit) -> str:
     """An audit for a terminal."""
     from tabulate import tabulate
-
-    from xmbench.leaderboard import clean
 
     seed = "" if found.split_seed is None else f", split seed {found.split_seed}"
     lines = [

@@ -149,21 +149,16 @@ def _check_images(paths: Sequence[Path], problems: Problems, progress: Progress)
     except MissingDependency as error:
         problems.add(error)
         return
-    from PIL import Image
+    from xmbench.features._images import read
 
     for number, path in enumerate(paths, start=1):
         progress("decoding images", number / len(paths))
-        shown = clean(f"{path.parent.name}/{path.name}")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # odd metadata and large sizes; what cannot be decoded raises
-                with Image.open(path) as image:
-                    image.load()
-        except FileNotFoundError:
-            problems.add(MissingData(f"{shown} does not exist"))
-        except Exception as error:  # a damaged file may raise anything in a decoder
-            reason = clean(scrub(str(error))) or type(error).__name__
-            problems.add(CorruptData(f"{shown} is not a readable image: {reason}"))
+                read(path)
+        except (MissingData, CorruptData) as error:
+            problems.add(type(error)(clean(scrub(str(error)))))
 
 
 def _splits(dataset: Dataset, corpus: Corpus, problems: Problems) -> dict[str, Any]:
