@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from xmbench._io import clean
 from xmbench.data import PARTS, Corpus, Dataset, Split
-from xmbench.errors import CorruptData, MissingDependency, Unsupported
+from xmbench.errors import CorruptData, MissingData, MissingDependency, Unsupported
 from xmbench.evaluation import evaluate
 
 NEAR_IMAGE = 3
@@ -252,7 +252,7 @@ def _load(dataset: Dataset, data_dir: Path) -> Corpus:
     for choice in (("raw", "raw"), (stored[0], "raw"), ("raw", stored[1])):
         try:
             return dataset.load(data_dir, *choice)
-        except Unsupported:
+        except (Unsupported, MissingData):  # a dataset need not come with its photographs
             continue
     return dataset.load(data_dir, *stored)
 
@@ -440,7 +440,7 @@ def _named(
 
 
 def _stored_columns(dataset: Dataset, data_dir: Path, train: NDArray[np.int64]) -> list[Columns]:
-    """Every stored feature matrix, read on its own."""
+    """Every stored feature matrix that is here, read on its own."""
     names = {modality: list(dataset.stored.get(modality, {})) for modality in ("image", "text")}
     found = []
     for modality, others in (("image", "text"), ("text", "image")):
@@ -449,7 +449,7 @@ def _stored_columns(dataset: Dataset, data_dir: Path, train: NDArray[np.int64]) 
                 choice = (name, beside) if modality == "image" else (beside, name)
                 try:
                     corpus = dataset.load(data_dir, *choice)
-                except Unsupported:
+                except (Unsupported, MissingData):
                     continue
                 matrix = np.asarray(corpus.images if modality == "image" else corpus.texts)
                 rows = matrix[train]
