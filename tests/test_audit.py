@@ -284,3 +284,22 @@ def test_no_program_is_started_for_what_is_called_an_image(tmp_path, monkeypatch
     with pytest.raises(CorruptData, match=r"1\.png is not a readable image"):
         audited(Made(paths, sentences(4), [0, 1] * 2))
     assert not started
+
+
+def test_what_goes_with_every_run_takes_less_memory_than_the_features():
+    import tracemalloc
+
+    rng = np.random.default_rng(0)
+    n = 4000
+    rows = rng.random((n, 1000), dtype=np.float32)
+    rows[n // 2] = rows[1]
+    made = Made(rows, rng.random((n, 5)), [0, 1] * (n // 2))
+    split = made.splits["half"](made.corpus, 0)
+    tracemalloc.start()
+    try:
+        found = findings(made.corpus, split)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert any(text.startswith("1 of 2,000 test images") for text in found)
+    assert peak < rows.nbytes / 4

@@ -156,8 +156,8 @@ def findings(corpus: Corpus, split: Split) -> list[str]:
 
 
 def _key(row: Any) -> Hashable:
-    """What equal items have in common: the bytes of a feature row, the words of a text."""
-    return row.tobytes() if isinstance(row, np.ndarray) else " ".join(_words(row))
+    """What equal items have in common: a hash of a feature row's bytes, the words of a text."""
+    return hashlib.sha256(row.tobytes()).digest() if isinstance(row, np.ndarray) else " ".join(_words(row))
 
 
 def audit(
@@ -300,12 +300,19 @@ def _near_rows(
     matrix: NDArray[np.float32], learnt: NDArray[np.int64], test: NDArray[np.int64]
 ) -> dict[int, int]:
     """Test row -> the learnt row that it is nearest to, if that is near enough."""
-    mean = matrix[learnt].mean(axis=0)
+    total = np.zeros(matrix.shape[1])
+    for start in range(0, len(learnt), BLOCK):
+        total += matrix[learnt[start : start + BLOCK]].sum(axis=0, dtype=np.float64)
+    centre = (total / len(learnt)).astype(np.float32)
 
     def units(rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        centred = matrix[rows] - mean
-        norms = np.linalg.norm(centred, axis=1, keepdims=True)
-        return np.asarray(np.divide(centred, norms, out=np.zeros_like(centred), where=norms > 0))
+        found = matrix[rows]  # a copy
+        for start in range(0, len(found), BLOCK):
+            block = found[start : start + BLOCK]
+            block -= centre
+            norms = np.linalg.norm(block, axis=1, keepdims=True)
+            block /= np.where(norms > 0, norms, 1)
+        return found
 
     known, found = units(learnt), dict[int, int]()
     for start in range(0, len(test), BLOCK):
