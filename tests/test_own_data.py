@@ -835,6 +835,14 @@ def test_the_check_refuses_what_encoders_refuse(photos):
     assert any("none of JPEG" in text and drawn.name in text for text in found)
 
 
+def test_a_class_that_is_a_link_is_not_left_out_in_silence(photos, tmp_path):
+    for folder in ("images", "texts"):
+        (photos / folder / "kind2").rename(tmp_path / folder)
+        (photos / folder / "kind2").symlink_to(tmp_path / folder)
+    with pytest.raises(CorruptData, match="kind2 is a link to a folder"):
+        load(photos, "raw", "raw")
+
+
 def test_files_outside_class_folders_cannot_be_labelled(photos):
     picture(photos / "images/stray.png")
     (photos / "texts/stray.txt").write_text("a stray")
