@@ -177,6 +177,16 @@ def test_class_names_come_from_a_list_beside_the_file(data_root):
             load(data_root)
 
 
+def test_other_class_names_are_other_data(data_root):
+    write(data_root)
+    digests = {load(data_root).digest}
+    for order in (1, -1):
+        names = [f"kind {number}" for number in range(20)][::order]
+        (data_root / "xmedia" / "categories.list").write_text("\n".join(names))
+        digests.add(load(data_root).digest)
+    assert len(digests) == 3
+
+
 # -- its faults ----------------------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
+from xmbench._io import offline
 from xmbench.data import Dataset, Download
 from xmbench.errors import CorruptData, DataError, MissingData, UnknownName, UsageError
 
@@ -44,11 +45,6 @@ PIECE = 1 << 14
 """Bytes of a download at a time: what is lost at most when a connection breaks."""
 TIMEOUT = (20, 60)
 """Seconds to connect, and between two pieces."""
-
-
-def offline() -> bool:
-    """Whether ``XMBENCH_OFFLINE`` forbids the network."""
-    return os.environ.get("XMBENCH_OFFLINE", "").lower() not in ("", "0", "false", "no")
 
 
 def editions(name: str, dataset: Dataset, edition: str | None) -> Sequence[Download]:
