@@ -117,9 +117,9 @@ def test_near_texts_are_those_of_a_loop(random, seed):
 
     def alike(a, b):
         both = pieces(a) | pieces(b)
-        return a == b or (bool(both) and len(pieces(a) & pieces(b)) / len(both) >= 0.8 - 1e-9)
+        return bool(a) and (a == b or (bool(both) and len(pieces(a) & pieces(b)) / len(both) >= 0.8 - 1e-9))
 
-    assert found.exact == sum(text in texts[:20] for text in texts[20:])
+    assert found.exact == sum(bool(text) and text in texts[:20] for text in texts[20:])
     assert found.near == sum(any(alike(text, other) for other in texts[:20]) for text in texts[20:])
 
 
@@ -303,3 +303,23 @@ def test_what_goes_with_every_run_takes_less_memory_than_the_features():
         tracemalloc.stop()
     assert any(text.startswith("1 of 2,000 test images") for text in found)
     assert peak < rows.nbytes / 4
+
+
+def test_a_value_that_is_not_finite_hides_no_copies():
+    rows = np.random.default_rng(0).random((60, 8)).astype(np.float32)
+    rows[40], rows[41] = rows[3], rows[4] + 1e-6
+    assert audited(Made(rows, sentences(60), [0, 1] * 30)).images.near == 2
+    rows[7, 2] = np.nan
+    assert audited(Made(rows, sentences(60), [0, 1] * 30)).images.near == 2
+
+
+def test_what_is_empty_is_no_copy():
+    rng = np.random.default_rng(0)
+    rows, texts = rng.random((60, 8), dtype=np.float32), sentences(60)
+    for item in (1, 2, 50, 51):
+        rows[item], texts[item] = 0, ""
+    made = Made(rows, texts, [0, 1] * 30)
+    found = audited(made)
+    for copies in (found.images, found.texts):
+        assert (copies.exact, copies.near, copies.within_test, copies.within_train) == (0, 0, 0, 0)
+    assert findings(made.corpus, made.splits["half"](made.corpus, 0)) == []

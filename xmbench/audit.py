@@ -146,7 +146,7 @@ def findings(corpus: Corpus, split: Split) -> list[str]:
         )
     for what, rows in (("image", corpus.images), ("text", corpus.texts)):
         if isinstance(rows, np.ndarray) or what == "text":
-            known = {_key(rows[row]) for row in learnt}
+            known = {_key(rows[row]) for row in learnt} - {None}
             copies = sum(_key(rows[row]) in known for row in split.test)
             if copies:
                 found.append(
@@ -156,8 +156,13 @@ def findings(corpus: Corpus, split: Split) -> list[str]:
 
 
 def _key(row: Any) -> Hashable:
-    """What equal items have in common: a hash of a feature row's bytes, the words of a text."""
-    return hashlib.sha256(row.tobytes()).digest() if isinstance(row, np.ndarray) else " ".join(_words(row))
+    """What equal items have in common: a hash of a feature row's bytes, the words of a text; None of what is empty.
+
+    Two texts without a word, or two rows of zeros (no tags), are no copies of each other.
+    """
+    if isinstance(row, np.ndarray):
+        return hashlib.sha256(row.tobytes()).digest() if row.any() else None
+    return " ".join(_words(row)) or None
 
 
 def audit(
@@ -275,10 +280,11 @@ def _copies(
     else:
         compared = "words, near ones by shared three-word sequences"
         keys = [_key(text) for text in rows]
-        near = _near_texts(keys, learnt, test)
+        near = _near_texts([key or "" for key in keys], learnt, test)
     of_learnt: dict[Hashable, int] = {}
     for row in learnt:
-        of_learnt.setdefault(keys[row], int(row))
+        if keys[row] is not None:
+            of_learnt.setdefault(keys[row], int(row))
     twins = {int(row): of_learnt[keys[row]] for row in test if keys[row] in of_learnt}
     merged = {**near, **twins}
     order = sorted(merged, key=lambda row: (row not in twins, row))
@@ -293,13 +299,22 @@ def _copies(
 
 
 def _repeated(keys: Sequence[Hashable]) -> int:
-    return sum(count for count in Counter(keys).values() if count > 1)
+    return sum(count for key, count in Counter(keys).items() if count > 1 and key is not None)
 
 
 def _near_rows(
     matrix: NDArray[np.float32], learnt: NDArray[np.int64], test: NDArray[np.int64]
 ) -> dict[int, int]:
     """Test row -> the learnt row that it is nearest to, if that is near enough."""
+
+    def usable(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows that hold something; a value that is not finite would hide all copies, and the columns tell of it."""
+        kept = [row for row in rows if np.isfinite(matrix[row]).all() and matrix[row].any()]
+        return np.array(kept, dtype=np.int64)
+
+    learnt, test = usable(learnt), usable(test)
+    if not len(learnt):
+        return {}
     total = np.zeros(matrix.shape[1])
     for start in range(0, len(learnt), BLOCK):
         total += matrix[learnt[start : start + BLOCK]].sum(axis=0, dtype=np.float64)
