@@ -240,6 +240,11 @@ class _Annotations:
         self.categories = {int(entry["id"]): str(entry["name"]) for entry in instances["categories"]}
         if len(self.categories) < len(instances["categories"]) or not self.categories:
             raise CorruptData(f"mscoco: instances_{part}.json lists no category, or one id twice")
+        names = set(self.categories.values())
+        if len(names) < len(self.categories):
+            raise CorruptData(f"mscoco: instances_{part}.json gives two categories one name")
+        if any("\ud800" <= letter <= "\udfff" for name in names for letter in name):
+            raise CorruptData(f"mscoco: instances_{part}.json has a category name with half a character")
         found: dict[int, _Item] = {}
         for entry in instances["images"]:
             item = _Item(

@@ -422,6 +422,12 @@ def again(key: str):
         ("instances_val", first("annotations", iscrowd=0, bbox=[0, 0, 1, float("nan")]), "no finite box"),
         ("instances_val", first("annotations", iscrowd=0, bbox=None), "not in COCO's form"),
         ("instances_val", first("annotations", id="x"), "not in COCO's form"),
+        ("instances_val", first("categories", name="\ud800"), "half a character"),
+        (
+            "instances_val",
+            lambda content: [one.update(name="a") for one in content["categories"]],
+            "one name",
+        ),
         ("instances_val", first("annotations", id=float("inf")), "not in COCO's form"),
         ("instances_val", first("images", width=10**400), "not in COCO's form"),
         ("instances_val", again("annotations"), "annotation id .* twice"),
