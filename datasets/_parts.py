@@ -170,6 +170,12 @@ def class_names(root: Path, n_classes: int, dataset: str) -> tuple[str, ...]:
     return names
 
 
+def read_files(root: Path, path: Path) -> list[Path]:
+    """The files that were read: the feature file and, where it is there, the list of class names."""
+    names = root / "categories.list"
+    return [path, names] if names.is_file() else [path]
+
+
 def _has(known: Mapping[str, object], names: Names) -> bool:
     return names[0] in known or names[2] in known
 

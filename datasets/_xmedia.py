@@ -12,7 +12,7 @@ from xmbench._io import digest, files_digest
 from xmbench.data import Corpus, Dataset, Split, draw
 from xmbench.errors import CorruptData, MissingData, Unsupported
 
-from ._parts import Names, class_names, only_file, read_parts
+from ._parts import Names, class_names, only_file, read_files, read_parts
 
 IMAGES = (".jpg", ".jpeg", ".png")
 
@@ -83,7 +83,7 @@ class FilesOrFolders(Dataset):
             class_names=class_names(root, self.n_classes, self.name),
             ids=parts.ids,
             groups=parts.ids,
-            digest=files_digest(root, [path]),
+            digest=files_digest(root, read_files(root, path)),
             official=parts.official,
             notes=(f"read from {path.name}: {sizes} pairs; items are numbered, for the file names none",),
         )

@@ -20,6 +20,8 @@ YEARS = ("2014", "2017")
 PARTS = ("train", "val")
 KINDS = ("captions", "instances")
 FIVE_THOUSAND = 5000
+HASHED = 2 * 10**9
+"""Bytes of all image files up to which their content enters the digest."""
 
 
 SITE = "http://images.cocodataset.org/"
@@ -94,7 +96,8 @@ class MsCoco(Dataset):
 
     Captions are taken in the order of their ids. An image is in a class that any of its instances is of, crowds
     included; its regions are the boxes of its instances, crowds left out (a crowd's box surrounds many things).
-    Image files enter the digest by name and size alone: reading 19 GB at every start would take minutes.
+    Image files enter the digest by their content; where they are more than 2 GB together, as the whole release is, by
+    name and size alone, since reading 19 GB at every start would take minutes.
 
     Source of the format: https://cocodataset.org/#format-data (captions, object detection).
     """
@@ -159,6 +162,7 @@ class MsCoco(Dataset):
         for row, (_, item) in enumerate(kept):
             labels[row, [column[category] for category in item.categories]] = True
         images, sizes = _images(root, year, kept)
+        hashed = sum(sizes) <= HASHED
         return Corpus(
             name="mscoco",
             images=images,
@@ -171,7 +175,7 @@ class MsCoco(Dataset):
                 [
                     [[kind, file_digest(_file(root, kind, part, year))] for kind in KINDS for part in PARTS],
                     [
-                        [path.relative_to(root).as_posix(), size]
+                        [path.relative_to(root).as_posix(), file_digest(path) if hashed else size]
                         for path, size in zip(images, sizes, strict=True)
                     ],
                 ]
@@ -179,7 +183,10 @@ class MsCoco(Dataset):
             official=tuple(part for part, _ in kept),
             text_parts=[item.sentences for _, item in kept],
             image_parts=[item.regions(path) for (_, item), path in zip(kept, images, strict=True)],
-            notes=_notes(year, found, unlabelled, kept),
+            notes=(
+                *_notes(year, found, unlabelled, kept),
+                *(() if hashed else ("image files are told apart by name and size alone",)),
+            ),
         )
 
 
@@ -223,7 +230,7 @@ class _Annotations:
         captions, instances = (_json(_file(root, kind, part[:-4], part[-4:])) for kind in KINDS)
         try:
             self._read(part, captions, instances)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else str(error)
             raise CorruptData(
                 f"mscoco: the annotations of {part} are not in COCO's form: {reason}"
@@ -233,6 +240,11 @@ class _Annotations:
         self.categories = {int(entry["id"]): str(entry["name"]) for entry in instances["categories"]}
         if len(self.categories) < len(instances["categories"]) or not self.categories:
             raise CorruptData(f"mscoco: instances_{part}.json lists no category, or one id twice")
+        names = set(self.categories.values())
+        if len(names) < len(self.categories):
+            raise CorruptData(f"mscoco: instances_{part}.json gives two categories one name")
+        if any("\ud800" <= letter <= "\udfff" for name in names for letter in name):
+            raise CorruptData(f"mscoco: instances_{part}.json has a category name with half a character")
         found: dict[int, _Item] = {}
         for entry in instances["images"]:
             item = _Item(

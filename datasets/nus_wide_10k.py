@@ -17,7 +17,7 @@ from xmbench.data import Corpus, Dataset, DatasetCard, Split, draw, hash_order
 from xmbench.errors import CorruptData, InvalidInput, MissingData, Unsupported
 from xmbench.matrices import read_matrix
 
-from ._parts import CNN, DOC2VEC, class_names, only_file, read_parts
+from ._parts import CNN, DOC2VEC, class_names, only_file, read_files, read_parts
 
 CONCEPTS = ("animal", "clouds", "flowers", "food", "grass", "person", "sky", "toy", "water", "window")
 SELECTION_SEED = 0
@@ -223,7 +223,7 @@ class NusWide10k(Dataset):
             class_names=class_names(root, len(CONCEPTS), "nus_wide_10k"),
             ids=parts.ids,
             groups=parts.ids,
-            digest=files_digest(root, [path]),
+            digest=files_digest(root, read_files(root, path)),
             official=parts.official,
             notes=(f"read from {path.name}, a choice of images of its own; items are numbered",),
         )

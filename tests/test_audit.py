@@ -118,9 +118,9 @@ def test_near_texts_are_those_of_a_loop(random, seed):
 
     def alike(a, b):
         both = pieces(a) | pieces(b)
-        return a == b or (bool(both) and len(pieces(a) & pieces(b)) / len(both) >= 0.8 - 1e-9)
+        return bool(a) and (a == b or (bool(both) and len(pieces(a) & pieces(b)) / len(both) >= 0.8 - 1e-9))
 
-    assert found.exact == sum(text in texts[:20] for text in texts[20:])
+    assert found.exact == sum(bool(text) and text in texts[:20] for text in texts[20:])
     assert found.near == sum(any(alike(text, other) for other in texts[:20]) for text in texts[20:])
 
 
@@ -279,3 +279,61 @@ def test_the_command(data_dir, tmp_path):
     assert values["groups"]["test_rows"] == 0 and isinstance(values["findings"], list)
     missing = CliRunner().invoke(cli, ["data", "audit", "pascal", "--data-dir", str(tmp_path)])
     assert isinstance(missing.exception, MissingData)
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def test_no_program_is_started_for_what_is_called_an_image(tmp_path, monkeypatch):
+    import subprocess
+
+    from PIL import Image
+
+    paths = [tmp_path / f"{number}.png" for number in range(4)]
+    for path in paths:
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(path)
+    paths[1].write_bytes(POSTSCRIPT)
+    started = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *command, **_: started.append(command))
+    with pytest.raises(CorruptData, match=r"1\.png is not a readable image"):
+        audited(Made(paths, sentences(4), [0, 1] * 2))
+    assert not started
+
+
+def test_what_goes_with_every_run_takes_less_memory_than_the_features():
+    import tracemalloc
+
+    rng = np.random.default_rng(0)
+    n = 4000
+    rows = rng.random((n, 1000), dtype=np.float32)
+    rows[n // 2] = rows[1]
+    made = Made(rows, rng.random((n, 5)), [0, 1] * (n // 2))
+    split = made.splits["half"](made.corpus, 0)
+    tracemalloc.start()
+    try:
+        found = findings(made.corpus, split, Made.card)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert any(text.startswith("1 of 2,000 test images") for text in found)
+    assert peak < rows.nbytes / 4
+
+
+def test_a_value_that_is_not_finite_hides_no_copies():
+    rows = np.random.default_rng(0).random((60, 8)).astype(np.float32)
+    rows[40], rows[41] = rows[3], rows[4] + 1e-6
+    assert audited(Made(rows, sentences(60), [0, 1] * 30)).images.near == 2
+    rows[7, 2] = np.nan
+    assert audited(Made(rows, sentences(60), [0, 1] * 30)).images.near == 2
+
+
+def test_what_is_empty_is_no_copy():
+    rng = np.random.default_rng(0)
+    rows, texts = rng.random((60, 8), dtype=np.float32), sentences(60)
+    for item in (1, 2, 50, 51):
+        rows[item], texts[item] = 0, ""
+    made = Made(rows, texts, [0, 1] * 30)
+    found = audited(made)
+    for copies in (found.images, found.texts):
+        assert (copies.exact, copies.near, copies.within_test, copies.within_train) == (0, 0, 0, 0)
+    assert findings(made.corpus, made.splits["half"](made.corpus, 0), Made.card) == []

@@ -537,3 +537,30 @@ def test_the_command_says_what_is_wrong(shell, server, tmp_path, monkeypatch):
     monkeypatch.setenv("XMBENCH_OFFLINE", "1")
     assert shell("--yes")[0] == 3
     assert shell("--yes", name="nothing")[0] == 2
+
+
+def test_offline_a_damaged_file_of_an_earlier_call_is_not_fetched_again(server, tmp_path, monkeypatch):
+    download = server.put("file.bin", CONTENT)
+    path = get(download, tmp_path)
+    path.write_bytes(CONTENT[:-1])
+    asked = len(server.ranges)
+    monkeypatch.setenv("XMBENCH_OFFLINE", "1")
+    with pytest.raises(MissingData, match="XMBENCH_OFFLINE"):
+        get(download, tmp_path)
+    assert len(server.ranges) == asked
+
+
+def test_a_folder_of_a_killed_fetch_with_the_same_process_number_goes(server, tmp_path):
+    (tmp_path / "data" / f".fetch-toy-{os.getpid()}" / "toy").mkdir(parents=True)
+    fetch_toy([server.put("file.bin", CONTENT)], tmp_path)
+    assert left(tmp_path / "data") == ["toy/file.bin"]
+
+
+def test_a_member_without_a_name_is_refused(tmp_path):
+    with pytest.raises(CorruptData, match="leads out"):
+        unpack(tarred(tmp_path, [(".", b"x")]), tmp_path / "to", 100, lambda name: name)
+
+
+def test_a_member_that_is_file_and_folder_is_refused(tmp_path):
+    with pytest.raises(CorruptData, match="file and a folder"):
+        unpack(zipped(tmp_path, [("a", b"x"), ("a/b", b"y")]), tmp_path / "to", 100, lambda name: name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -317,8 +318,25 @@ def test_the_digest_depends_on_content_and_not_on_the_place(miniature, tmp_path)
     shutil.copytree(miniature / "mscoco", tmp_path / "elsewhere" / "coco")
     assert load(tmp_path / "elsewhere").digest == before
     image = load(miniature).images[0]
-    image.write_bytes(image.read_bytes() + b"more")
+    content = image.read_bytes()
+    image.write_bytes(content + b"more")
     assert load(miniature).digest != before
+    image.write_bytes(bytes([content[0] ^ 1]) + content[1:])  # of the same size
+    assert load(miniature).digest != before
+    image.write_bytes(content)
+    assert load(miniature).digest == before
+
+
+def test_many_images_are_told_apart_by_name_and_size_and_the_card_says_so(miniature, monkeypatch):
+    monkeypatch.setattr(sys.modules[type(mscoco).__module__], "HASHED", 10)
+    before = load(miniature)
+    assert before.notes[-1] == "image files are told apart by name and size alone"
+    image = before.images[0]
+    content = image.read_bytes()
+    image.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    assert load(miniature).digest == before.digest
+    image.write_bytes(content + b"more")
+    assert load(miniature).digest != before.digest
 
 
 @pytest.mark.parametrize("name", mscoco.required)
@@ -404,6 +422,14 @@ def again(key: str):
         ("instances_val", first("annotations", iscrowd=0, bbox=[0, 0, 1, float("nan")]), "no finite box"),
         ("instances_val", first("annotations", iscrowd=0, bbox=None), "not in COCO's form"),
         ("instances_val", first("annotations", id="x"), "not in COCO's form"),
+        ("instances_val", first("categories", name="\ud800"), "half a character"),
+        (
+            "instances_val",
+            lambda content: [one.update(name="a") for one in content["categories"]],
+            "one name",
+        ),
+        ("instances_val", first("annotations", id=float("inf")), "not in COCO's form"),
+        ("instances_val", first("images", width=10**400), "not in COCO's form"),
         ("instances_val", again("annotations"), "annotation id .* twice"),
         ("captions_val", again("annotations"), "caption id .* twice"),
         ("instances_val", again("images"), "lists image id .* twice"),

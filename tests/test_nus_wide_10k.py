@@ -472,3 +472,25 @@ def test_two_prepared_files_are_refused(tmp_path):
         prepared(tmp_path / "nus_wide", name)
     with pytest.raises(CorruptData, match="keep one of them"):
         load(tmp_path / "nus_wide", "cnn", "doc2vec")
+
+
+# -- the check and the audit ---------------------------------------------------------------------------
+
+
+def test_without_photographs_and_with_some_features_it_can_be_audited_and_checked(miniature):
+    from xmbench.audit import audit
+    from xmbench.data_check import check_dataset, check_text
+
+    shutil.rmtree(miniature / "Flickr")
+    (miniature / "Low_Level_Features" / "Normalized_CH.dat").unlink()
+    found = audit("nus_wide_10k", nus, miniature.parent, None, 0, lambda message, fraction: None)
+    assert found.images.compared == "feature rows" and found.texts.compared.startswith("words")
+    names = {columns.name for columns in found.columns}
+    assert "image bow" in names and "text tags1k" in names and not names & {"image ch", "image fc7"}
+    card, problems = check_dataset("nus_wide_10k", nus, miniature.parent)
+    assert not problems.found
+    assert any("Flickr" in note for note in card["notes"])
+    assert any("texts are empty" in note for note in card["notes"])
+    assert "note:      not here: nus_wide_10k" in check_text(card)
+    (miniature / "Low_Level_Features" / "BoW_int.dat").unlink()
+    assert check_dataset("nus_wide_10k", nus, miniature.parent)[1].exit_code == 3  # the default

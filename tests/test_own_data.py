@@ -823,6 +823,26 @@ def test_the_check_tells_all_that_is_wrong_at_once_but_no_more_than_can_be_read(
     assert len(wrong.found) > SHOWN and card["problems"][SHOWN:] == [f"and {len(wrong.found) - SHOWN} more"]
 
 
+def test_the_check_refuses_what_encoders_refuse(photos):
+    from PIL import Image
+
+    deep, drawn, *_ = sorted(photos.glob("images/*/*.png"))
+    Image.fromarray(np.arange(400, dtype=np.uint16).reshape(20, 20) * 100).save(deep)
+    drawn.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n")
+    found = problems(photos)
+    assert len(found) == 2, found
+    assert any("more than 8 bits" in text and deep.name in text for text in found)
+    assert any("none of JPEG" in text and drawn.name in text for text in found)
+
+
+def test_a_class_that_is_a_link_is_not_left_out_in_silence(photos, tmp_path):
+    for folder in ("images", "texts"):
+        (photos / folder / "kind2").rename(tmp_path / folder)
+        (photos / folder / "kind2").symlink_to(tmp_path / folder)
+    with pytest.raises(CorruptData, match="kind2 is a link to a folder"):
+        load(photos, "raw", "raw")
+
+
 def test_files_outside_class_folders_cannot_be_labelled(photos):
     picture(photos / "images/stray.png")
     (photos / "texts/stray.txt").write_text("a stray")

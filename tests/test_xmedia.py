@@ -177,6 +177,16 @@ def test_class_names_come_from_a_list_beside_the_file(data_root):
             load(data_root)
 
 
+def test_other_class_names_are_other_data(data_root):
+    write(data_root)
+    digests = {load(data_root).digest}
+    for order in (1, -1):
+        names = [f"kind {number}" for number in range(20)][::order]
+        (data_root / "xmedia" / "categories.list").write_text("\n".join(names))
+        digests.add(load(data_root).digest)
+    assert len(digests) == 3
+
+
 # -- its faults ----------------------------------------------------------------------------------------
 
 
@@ -468,3 +478,17 @@ def test_the_files_that_public_loaders_read_are_listed():
         for name in dataset.files:
             stem = re.sub(r"\.\w+$", "", name)
             assert stem in written
+
+
+# -- the check and the audit ---------------------------------------------------------------------------
+
+
+def test_a_feature_file_alone_can_be_audited_and_checked(data_root):
+    from xmbench.audit import audit
+    from xmbench.data_check import check_dataset
+
+    write(data_root)
+    found = audit("xmedia", xmedia, data_root, None, 0, lambda message, fraction: None)
+    assert found.images.compared == found.texts.compared == "feature rows"
+    assert {columns.name for columns in found.columns} == {"image cnn", "image bovw", "text bow", "text lda"}
+    assert not check_dataset("xmedia", xmedia, data_root)[1].found

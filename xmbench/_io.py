@@ -192,6 +192,11 @@ def imported_siblings(path: Path) -> list[Path]:
     return found[:1] + sorted(found[1:])
 
 
+def offline() -> bool:
+    """Whether ``XMBENCH_OFFLINE`` forbids the network."""
+    return os.environ.get("XMBENCH_OFFLINE", "").lower() not in ("", "0", "false", "no")
+
+
 def clean(text: str) -> str:
     """One line without control characters, so that no record can steer a terminal."""
     return " ".join("".join(c if unicodedata.category(c)[0] != "C" else " " for c in text).split())

@@ -17,8 +17,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from xmbench._io import clean
 from xmbench.data import PARTS, Corpus, Dataset, DatasetCard, Split
-from xmbench.errors import CorruptData, MissingDependency, Unsupported
+from xmbench.errors import CorruptData, MissingData, MissingDependency, Unsupported
 from xmbench.evaluation import evaluate
 
 NEAR_IMAGE = 3
@@ -168,7 +169,7 @@ def findings(corpus: Corpus, split: Split, card: DatasetCard) -> list[str]:
         )
     for what, rows in (("image", corpus.images), ("text", corpus.texts)):
         if isinstance(rows, np.ndarray) or what == "text":
-            known = {_key(rows[row]) for row in learnt}
+            known = {_key(rows[row]) for row in learnt} - {None}
             copies = sum(_key(rows[row]) in known for row in split.test)
             if copies:
                 found.append(
@@ -178,8 +179,13 @@ def findings(corpus: Corpus, split: Split, card: DatasetCard) -> list[str]:
 
 
 def _key(row: Any) -> Hashable:
-    """What equal items have in common: the bytes of a feature row, the words of a text."""
-    return row.tobytes() if isinstance(row, np.ndarray) else " ".join(_words(row))
+    """What equal items have in common: a hash of a feature row's bytes, the words of a text; None of what is empty.
+
+    Two texts without a word, or two rows of zeros (no tags), are no copies of each other.
+    """
+    if isinstance(row, np.ndarray):
+        return hashlib.sha256(row.tobytes()).digest() if row.any() else None
+    return " ".join(_words(row)) or None
 
 
 def audit(
@@ -275,7 +281,7 @@ def _load(dataset: Dataset, data_dir: Path) -> Corpus:
     for choice in (("raw", "raw"), (stored[0], "raw"), ("raw", stored[1])):
         try:
             return dataset.load(data_dir, *choice)
-        except Unsupported:
+        except (Unsupported, MissingData):  # a dataset need not come with its photographs
             continue
     return dataset.load(data_dir, *stored)
 
@@ -298,10 +304,11 @@ def _copies(
     else:
         compared = "words, near ones by shared three-word sequences"
         keys = [_key(text) for text in rows]
-        near = _near_texts(keys, learnt, test)
+        near = _near_texts([key or "" for key in keys], learnt, test)
     of_learnt: dict[Hashable, int] = {}
     for row in learnt:
-        of_learnt.setdefault(keys[row], int(row))
+        if keys[row] is not None:
+            of_learnt.setdefault(keys[row], int(row))
     twins = {int(row): of_learnt[keys[row]] for row in test if keys[row] in of_learnt}
     merged = {**near, **twins}
     order = sorted(merged, key=lambda row: (row not in twins, row))
@@ -316,19 +323,35 @@ def _copies(
 
 
 def _repeated(keys: Sequence[Hashable]) -> int:
-    return sum(count for count in Counter(keys).values() if count > 1)
+    return sum(count for key, count in Counter(keys).items() if count > 1 and key is not None)
 
 
 def _near_rows(
     matrix: NDArray[np.float32], learnt: NDArray[np.int64], test: NDArray[np.int64]
 ) -> dict[int, int]:
     """Test row -> the learnt row that it is nearest to, if that is near enough."""
-    mean = matrix[learnt].mean(axis=0)
+
+    def usable(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows that hold something; a value that is not finite would hide all copies, and the columns tell of it."""
+        kept = [row for row in rows if np.isfinite(matrix[row]).all() and matrix[row].any()]
+        return np.array(kept, dtype=np.int64)
+
+    learnt, test = usable(learnt), usable(test)
+    if not len(learnt):
+        return {}
+    total = np.zeros(matrix.shape[1])
+    for start in range(0, len(learnt), BLOCK):
+        total += matrix[learnt[start : start + BLOCK]].sum(axis=0, dtype=np.float64)
+    centre = (total / len(learnt)).astype(np.float32)
 
     def units(rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        centred = matrix[rows] - mean
-        norms = np.linalg.norm(centred, axis=1, keepdims=True)
-        return np.asarray(np.divide(centred, norms, out=np.zeros_like(centred), where=norms > 0))
+        found = matrix[rows]  # a copy
+        for start in range(0, len(found), BLOCK):
+            block = found[start : start + BLOCK]
+            block -= centre
+            norms = np.linalg.norm(block, axis=1, keepdims=True)
+            block /= np.where(norms > 0, norms, 1)
+        return found
 
     known, found = units(learnt), dict[int, int]()
     for start in range(0, len(test), BLOCK):
@@ -352,14 +375,17 @@ def _difference_hashes(paths: Sequence[Path]) -> NDArray[np.uint64]:
         from PIL import Image
     except ImportError as error:
         raise MissingDependency("comparing images needs pillow: pip install 'xmbench[features]'") from error
+    from xmbench.features._images import FORMATS
+
     hashes = np.empty(len(paths), dtype=np.uint64)
     for number, path in enumerate(paths):
         try:
-            with Image.open(path) as opened:
+            with Image.open(path, formats=FORMATS) as opened:
                 opened.draft("L", (64, 64))
                 pixels = np.asarray(opened.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise CorruptData(f"{path.parent.name}/{path.name} is not a readable image: {error}") from error
+        except Exception as error:  # a damaged file may raise anything in a decoder
+            reason = clean(str(error)) or type(error).__name__
+            raise CorruptData(f"{path.parent.name}/{path.name} is not a readable image: {reason}") from error
         hashes[number] = np.packbits(pixels[:, :-1] > pixels[:, 1:]).view(np.uint64)[0]
     return hashes
 
@@ -460,7 +486,7 @@ def _named(
 
 
 def _stored_columns(dataset: Dataset, data_dir: Path, train: NDArray[np.int64]) -> list[Columns]:
-    """Every stored feature matrix, read on its own."""
+    """Every stored feature matrix that is here, read on its own."""
     names = {modality: list(dataset.stored.get(modality, {})) for modality in ("image", "text")}
     found = []
     for modality, others in (("image", "text"), ("text", "image")):
@@ -469,7 +495,7 @@ def _stored_columns(dataset: Dataset, data_dir: Path, train: NDArray[np.int64]) 
                 choice = (name, beside) if modality == "image" else (beside, name)
                 try:
                     corpus = dataset.load(data_dir, *choice)
-                except Unsupported:
+                except (Unsupported, MissingData):
                     continue
                 matrix = np.asarray(corpus.images if modality == "image" else corpus.texts)
                 rows = matrix[train]
@@ -490,8 +516,6 @@ def _finite(value: float) -> float | None:
 def audit_text(found: Audit) -> str:
     """An audit for a terminal."""
     from tabulate import tabulate
-
-    from xmbench.leaderboard import clean
 
     seed = "" if found.split_seed is None else f", split seed {found.split_seed}"
     lines = [

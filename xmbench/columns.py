@@ -169,7 +169,7 @@ def list_files(folder: Path, suffixes: Collection[str]) -> tuple[dict[str, Path]
 
     Raises:
         MissingData: there is no such folder.
-        CorruptData: it holds no such file, or two of one name that differ in the suffix.
+        CorruptData: it holds no such file, two of one name that differ in the suffix, or a link to a folder.
     """
     if not folder.is_dir():
         raise MissingData(f"the folder {clean(folder.name)} does not exist")
@@ -177,7 +177,14 @@ def list_files(folder: Path, suffixes: Collection[str]) -> tuple[dict[str, Path]
     others: list[str] = []
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
-        if any(part.startswith(".") for part in inside.parts) or not path.is_file():
+        if any(part.startswith(".") for part in inside.parts):
+            continue
+        if path.is_symlink() and path.is_dir():
+            raise CorruptData(
+                f"{clean(folder.name)}: {clean(inside.as_posix())} is a link to a folder, which is not followed; put "
+                "the folder in its place"
+            )
+        if not path.is_file():
             continue
         if path.suffix.lower() not in suffixes:
             others.append(inside.as_posix())

@@ -66,7 +66,7 @@ def check_dataset(
         what was read: classes and a hash of the ids for each part of each split, and chance levels of the first.
     """
     problems = Problems()
-    corpora = _corpora(dataset, data_dir, problems, registry)
+    corpora, notes = _corpora(dataset, data_dir, problems, registry)
     looked: set[tuple[str, str]] = set()
     for (image, text), corpus in corpora.items():
         rows: dict[tuple[str, str], Any] = {("image", image): corpus.images, ("text", text): corpus.texts}
@@ -75,20 +75,24 @@ def check_dataset(
             seen = isinstance(dataset, OwnDataset) and (modality, form) == ("text", RAW)
             if not seen and (modality, form) not in looked:
                 looked.add((modality, form))
-                _check_rows(f"{modality} {form}", values, corpus, problems, progress)
+                _check_rows(f"{modality} {form}", values, corpus, problems, notes, progress)
     found = describe_card(name, dataset, present=bool(corpora))
     first = next(iter(corpora.values()), None)
     splits = {} if first is None else _splits(dataset, first, problems)
     if first is not None and not problems.found:
         found["read"] = {**corpus_facts(dataset, first), "splits": splits, "chance": _chance(dataset, first)}
+    found["notes"] = notes
     found["problems"] = problems.shown()
     return found, problems
 
 
 def _corpora(
     dataset: Dataset, data_dir: Path, problems: Problems, registry: Registry | None
-) -> dict[tuple[str, str], Corpus]:
-    """(image, text) -> the corpus, so that each form of each modality is read at least once."""
+) -> tuple[dict[tuple[str, str], Corpus], list[str]]:
+    """(image, text) -> the corpus, so that each form of each modality is read at least once; and what is not here.
+
+    A known dataset need not come whole: what its default features do without may be missing.
+    """
     try:
         images, texts = _forms(dataset, "image", registry), _forms(dataset, "text", registry)
     except XmbenchError as error:  # features by default that nobody knows
@@ -96,6 +100,7 @@ def _corpora(
         images, texts = (list(dataset.stored.get(modality, {})) or [RAW] for modality in ("image", "text"))
     found: dict[tuple[str, str], Corpus] = {}
     lacking: list[Unsupported] = []
+    notes: list[str] = []
     for image, text in [(images[0], text) for text in texts] + [(image, texts[0]) for image in images[1:]]:
         corpus: Corpus | None
         try:
@@ -105,6 +110,12 @@ def _corpora(
                 corpus = dataset.load(data_dir, image, text)
         except Unsupported as error:
             lacking.append(error)
+            continue
+        except MissingData as error:
+            if found and not isinstance(dataset, OwnDataset):
+                notes.append(f"not here: {clean(str(error))}")
+            else:
+                problems.add(error)
             continue
         except XmbenchError as error:
             problems.add(error)
@@ -116,7 +127,7 @@ def _corpora(
             found[image, text] = corpus
     if not found and not problems.found:
         problems.add(lacking[0])
-    return found
+    return found, list(dict.fromkeys(notes))
 
 
 def _forms(dataset: Dataset, modality: Modality, registry: Registry | None) -> list[str]:
@@ -128,8 +139,10 @@ def _forms(dataset: Dataset, modality: Modality, registry: Registry | None) -> l
     return list(dict.fromkeys(forms))
 
 
-def _check_rows(what: str, rows: Any, corpus: Corpus, problems: Problems, progress: Progress) -> None:
-    """Look through the features, image files or texts of a corpus."""
+def _check_rows(
+    what: str, rows: Any, corpus: Corpus, problems: Problems, notes: list[str], progress: Progress
+) -> None:
+    """Look through the features, image files or texts of a corpus; adapters say whether a text may be empty."""
     if isinstance(rows, np.ndarray):
         try:
             check_matrix(rows, f"{what} features")
@@ -138,7 +151,7 @@ def _check_rows(what: str, rows: Any, corpus: Corpus, problems: Problems, progre
     elif isinstance(rows[0], str):
         empty = [name for name, text in zip(corpus.ids, rows, strict=True) if not text.strip()]
         if empty:
-            problems.add(CorruptData(f"{len(empty)} texts are empty: {few(empty)}"))
+            notes.append(f"{len(empty)} texts are empty: {few(empty)}")
     else:
         _check_images(rows, problems, progress)
 
@@ -149,21 +162,16 @@ def _check_images(paths: Sequence[Path], problems: Problems, progress: Progress)
     except MissingDependency as error:
         problems.add(error)
         return
-    from PIL import Image
+    from xmbench.features._images import read
 
     for number, path in enumerate(paths, start=1):
         progress("decoding images", number / len(paths))
-        shown = clean(f"{path.parent.name}/{path.name}")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # odd metadata and large sizes; what cannot be decoded raises
-                with Image.open(path) as image:
-                    image.load()
-        except FileNotFoundError:
-            problems.add(MissingData(f"{shown} does not exist"))
-        except Exception as error:  # a damaged file may raise anything in a decoder
-            reason = clean(scrub(str(error))) or type(error).__name__
-            problems.add(CorruptData(f"{shown} is not a readable image: {reason}"))
+                read(path)
+        except (MissingData, CorruptData) as error:
+            problems.add(type(error)(clean(scrub(str(error)))))
 
 
 def _splits(dataset: Dataset, corpus: Corpus, problems: Problems) -> dict[str, Any]:
@@ -215,6 +223,7 @@ def check_text(found: dict[str, Any]) -> str:
     chance = found.get("read", {}).get("chance") or {}
     if chance:
         lines.append("chance:    MAP " + ", ".join(f"{task} {value:.4f}" for task, value in chance.items()))
+    lines += [f"note:      {clean(text)}" for text in found["notes"]]
     lines += [f"problem:   {text}" for text in found["problems"]]
     lines.append("checked:   " + ("not usable as it is" if found["problems"] else "no problem found"))
     return "\n".join(lines)

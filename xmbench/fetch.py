@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
+from xmbench._io import offline
 from xmbench.data import Dataset, Download
 from xmbench.errors import CorruptData, DataError, MissingData, UnknownName, UsageError
 
@@ -44,11 +45,6 @@ PIECE = 1 << 14
 """Bytes of a download at a time: what is lost at most when a connection breaks."""
 TIMEOUT = (20, 60)
 """Seconds to connect, and between two pieces."""
-
-
-def offline() -> bool:
-    """Whether ``XMBENCH_OFFLINE`` forbids the network."""
-    return os.environ.get("XMBENCH_OFFLINE", "").lower() not in ("", "0", "false", "no")
 
 
 def editions(name: str, dataset: Dataset, edition: str | None) -> Sequence[Download]:
@@ -158,7 +154,7 @@ def retrieve(download: Download, folder: Path, mirror: str | None, report: Calla
         _check_hash(local, download, source)
         return local
     target = _incoming(download, folder)
-    if offline() and not target.exists():
+    if offline() and not _is_there(target, download):
         raise MissingData(
             f"XMBENCH_OFFLINE is set, so that {source} is not fetched; unset it, or name a folder that holds "
             f"{filename(download.url)} with --mirror"
@@ -191,6 +187,12 @@ def retrieve(download: Download, folder: Path, mirror: str | None, report: Calla
 
 def _incoming(download: Download, folder: Path) -> Path:
     return folder / f"{download.sha256[:16]}-{filename(download.url)}"
+
+
+def _is_there(path: Path, download: Download) -> bool:
+    from xmbench._io import file_digest
+
+    return path.is_file() and file_digest(path) == download.sha256
 
 
 def _words(error: Exception) -> str:
@@ -315,6 +317,8 @@ def unpack(archive: Path, folder: Path, limit: int, place: Place) -> int:
                 written += 1
     except _DAMAGE as error:
         raise CorruptData(f"{archive.name} is a damaged archive: {error}") from error
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise CorruptData(f"{archive.name}: a member is a file and a folder at once: {error}") from error
     return written
 
 
@@ -352,7 +356,14 @@ def _members(archive: Path) -> Iterator[_Members]:
 
 def _member_name(archive: Path, name: str) -> str:
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or ":" in path.parts[0]:
+    if (
+        not path.parts
+        or path.is_absolute()
+        or ".." in path.parts
+        or "\\" in name
+        or "\0" in name
+        or ":" in path.parts[0]
+    ):
         raise CorruptData(f"{archive.name}: the name {name!r} leads out of the folder")
     return str(path)
 
@@ -383,7 +394,8 @@ def _staging(name: str, data_dir: Path) -> Iterator[Path]:
 
 
 def _alive(pid: str) -> bool:
-    if not pid.isdecimal():
+    """Whether the process that made a folder still runs; in a container, a new one often has the number of the old."""
+    if not pid.isdecimal() or int(pid) == os.getpid():
         return False
     with suppress(PermissionError):
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from xmbench._io import ID_LENGTH, file_digest
+from xmbench._io import ID_LENGTH, file_digest, offline
 from xmbench.errors import CorruptData, InvalidParameter, MissingData, MissingDependency, Unsupported
 from xmbench.features import Encoder, Resources
 from xmbench.features._images import Row, batches, need, read
@@ -326,7 +325,7 @@ def _torchvision_file() -> Path:
     path = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
     if path.is_file():
         return path
-    if os.environ.get("XMBENCH_OFFLINE"):
+    if offline():
         raise MissingData(f"vgg19_fc7: its weights are not here, and XMBENCH_OFFLINE is set; {HOW}")
     try:
         from torchvision.models import VGG19_Weights
