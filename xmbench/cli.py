@@ -601,7 +601,11 @@ def compare(dataset: str, chains: tuple[str, ...], board: str | None, as_json: b
     found = read_board(Path(board), dataset) if board else Results(Path(results)).newest()
     chosen = [record for record in found if record.dataset.name == dataset and record.status == "ok"]
     if not chosen:
-        raise MissingData(f"no finished run on {dataset} in {board or results}; make some with: xmbench run")
+        there = ", ".join(sorted({record.dataset.name for record in found if record.status == "ok"}))
+        raise MissingData(
+            f"no finished run on {dataset} in {board or results}; "
+            + (f"there are runs on: {there}" if there else "make some with: xmbench run")
+        )
     tested = claims_of_tables(chosen, claims)
     if as_json:
         import msgspec

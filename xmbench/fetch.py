@@ -114,6 +114,8 @@ def fetch(
     """
     incoming = cache_dir / "downloads"
     with _staging(name, data_dir) as stage:
+        for download in downloads:  # what cannot be had is told before anything is downloaded
+            _source(download, incoming, mirror)
         _check_room(downloads, stage, incoming)
         for number, download in enumerate(downloads, start=1):
             what = f"file {number} of {len(downloads)}, {filename(download.url)}"
@@ -144,22 +146,11 @@ def retrieve(download: Download, folder: Path, mirror: str | None, report: Calla
     import pooch
     import requests
 
-    source = f"{mirror.rstrip('/')}/{filename(download.url)}" if mirror else download.url
-    if urlsplit(source).scheme not in ("http", "https"):
-        local = Path(source)
-        if not local.is_file():
-            raise MissingData(
-                f"the mirror has no file {local}; it is expected under the name that its source has"
-            )
-        _check_hash(local, download, source)
-        return local
+    source = _source(download, folder, mirror)
+    if isinstance(source, Path):
+        _check_hash(source, download)
+        return source
     target = _incoming(download, folder)
-    if offline() and not _is_there(target, download):
-        raise MissingData(
-            f"XMBENCH_OFFLINE is set, so that {source} is not fetched; unset it, or name a folder that holds "
-            f"{filename(download.url)} with --mirror"
-        )
-
     pooch.get_logger().setLevel("WARNING")  # it would tell what progress tells
 
     def stream(url: str, output: str, _: Any) -> None:
@@ -185,6 +176,28 @@ def retrieve(download: Download, folder: Path, mirror: str | None, report: Calla
     return target
 
 
+def _source(download: Download, folder: Path, mirror: str | None) -> str | Path:
+    """The address of a download, or the file of a mirror that is a folder.
+
+    Raises:
+        MissingData: the mirror does not have it, or it would have to be fetched while that is forbidden.
+    """
+    source = f"{mirror.rstrip('/')}/{filename(download.url)}" if mirror else download.url
+    if urlsplit(source).scheme not in ("http", "https"):
+        if not Path(source).is_file():
+            raise MissingData(
+                f"the mirror has no file {source}; it is expected under the name that its source has"
+                + ("" if Path(source).parent.is_dir() else ", and the folder does not exist")
+            )
+        return Path(source)
+    if offline() and not _is_there(_incoming(download, folder), download):
+        raise MissingData(
+            f"XMBENCH_OFFLINE is set, so that {source} is not fetched; unset it, or name a folder that holds "
+            f"{filename(download.url)} with --mirror"
+        )
+    return source
+
+
 def _incoming(download: Download, folder: Path) -> Path:
     return folder / f"{download.sha256[:16]}-{filename(download.url)}"
 
@@ -199,11 +212,14 @@ def _words(error: Exception) -> str:
     return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
 
 
-def _check_hash(path: Path, download: Download, source: str) -> None:
+def _check_hash(path: Path, download: Download) -> None:
     from xmbench._io import file_digest
 
     if path.stat().st_size != download.size or file_digest(path) != download.sha256:
-        raise CorruptData(f"{source} is not the expected file: its size or sha256 is another")
+        raise CorruptData(
+            f"{path} is not the expected file of {download.size:,} bytes with sha256 {download.sha256}; take it from "
+            f"{download.url}"
+        )
 
 
 def _download(url: str, part: Path, download: Download, report: Callable[[float], None]) -> None:
@@ -411,8 +427,8 @@ def _check_room(downloads: Sequence[Download], stage: Path, incoming: Path) -> N
     free = min(shutil.disk_usage(folder).free for folder in (stage, incoming))
     if free < need:
         raise MissingData(
-            f"about {need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free; "
-            "make room, or name another --data-dir"
+            f"about {need / 1e9:.1f} GB are needed (archives, what they unpack to, and as much again to be safe), "
+            f"{free / 1e9:.1f} GB are free; make room, or name another --data-dir"
         )
 
 

@@ -777,9 +777,10 @@ def check_same_data(records: Iterable[Record]) -> None:
         other = seen.setdefault((*group_key(record)[:4], data.split_seed), record)
         if other.dataset.fingerprint != data.fingerprint:
             raise InvalidRecord(
-                f"{data.name}, split {data.split}, split seed {data.split_seed}: {record.method.label} was run on "
-                f"data {data.fingerprint}, {other.method.label} on {other.dataset.fingerprint}; run all methods on "
-                "the same data, or keep the leaderboard of the other data elsewhere (--output)"
+                f"{data.name}, features {data.inputs}, split {data.split}, split seed {data.split_seed}: "
+                f"{record.method.label} was run on data {data.fingerprint}, {other.method.label} on "
+                f"{other.dataset.fingerprint}: files, labels or encoders changed in between. Run both again on "
+                "the data as they are (xmbench run does what is not done yet), into a results folder of their own (--results)"
             )
 
 
