@@ -780,7 +780,7 @@ def check_same_data(records: Iterable[Record]) -> None:
                 f"{data.name}, features {data.inputs}, split {data.split}, split seed {data.split_seed}: "
                 f"{record.method.label} was run on data {data.fingerprint}, {other.method.label} on "
                 f"{other.dataset.fingerprint}: files, labels or encoders changed in between. Run both again on "
-                "the data as they are (xmbench run does what is not done yet), into a results folder of their own (--results)"
+                "the data as they are (xmbench run does what is not done yet), into a results folder of their own"
             )
 
 
