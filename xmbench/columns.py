@@ -136,8 +136,8 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
             line = reader.line_num + 1
             if row and len(row) != len(found[0][1]):
                 raise InvalidInput(
-                    f"{path.name}, line {reader.line_num}: {len(row)} cells, the header has {len(found[0][1])}; a cell "
-                    "that holds a comma or a line break needs quotation marks"
+                    f"{path.name}, line {reader.line_num}: {len(row)} cells, the header has {len(found[0][1])}; a "
+                    "cell that holds a comma or a line break needs quotation marks"
                 )
     except csv.Error as error:
         raise InvalidInput(f"{path.name}, line {reader.line_num}: {clean(str(error))}") from error

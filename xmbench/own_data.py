@@ -164,8 +164,8 @@ class Reader:
         names = None if ids is None else self.columns.get(ids)
         shown = [place(reference, self.root, row) for row in rows[:3]]
         if names is not None and max(rows) < len(names):
-            shown = [f"{names[row]} ({where})" for row, where in zip(rows, shown, strict=False)]
-        return few(shown) + (", ..." if len(rows) > 3 else "")
+            shown = [f"{clean(names[row])[:60]} ({where})" for row, where in zip(rows, shown, strict=False)]
+        return ", ".join(shown) + (", ..." if len(rows) > 3 else "")
 
     def _words(self, reference: str, key: str, *, names: bool = True) -> list[str] | None:
         """A column of names, or of any text."""
