@@ -828,7 +828,7 @@ def test_constant_features_are_a_problem_and_constant_columns_a_note(folder):
     ]
 
 
-def test_images_in_a_captions_file_may_have_their_folder_in_front(photos):
+def test_images_in_a_captions_file_may_have_their_folder_in_front(photos, monkeypatch):
     as_captions(photos)
     first = load(photos, "raw", "raw")
     path = photos / "captions.csv"
@@ -838,6 +838,10 @@ def test_images_in_a_captions_file_may_have_their_folder_in_front(photos):
     )
     assert "images/kind0/00" in path.read_text()
     corpus = load(photos, "raw", "raw")
+    assert (corpus.ids, corpus.texts) == (first.ids, first.texts)
+    monkeypatch.chdir(photos)
+    text = f'name = "x"\nlabels = "folder"\nids = "captions.csv:image"\nimages.raw = "{photos.as_posix()}/images"\n'
+    corpus = load(made(Path(), text + 'texts.raw = "captions.csv:caption"'), "raw", "raw")
     assert (corpus.ids, corpus.texts) == (first.ids, first.texts)
 
 

@@ -188,7 +188,7 @@ def _check_rows(what: str, rows: Any, corpus: Corpus, problems: Problems, progre
             problems.add(CorruptData(f"{len(empty)} texts are empty: {few(empty)}"))
     else:
         _check_images(rows, problems, progress)
-        return _copies(rows, corpus)
+        return [] if problems.found else _copies(rows, corpus)
     return []
 
 

@@ -462,10 +462,12 @@ def _aliases(folders: Sequence[Mapping[str, Path]], root: Path) -> dict[str, str
 
     These are ``roses/x.jpg``, ``x.jpg``, ``x``, and, as seen from ``root``, ``images/roses/x.jpg``.
     """
+    base = root.absolute()
     found: dict[str, set[str]] = {}
     for files in folders:
         for key, path in files.items():
-            whole = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+            at = path.absolute()
+            whole = at.relative_to(base).as_posix() if at.is_relative_to(base) else path.name
             for alias in (key + path.suffix, path.name, path.stem, whole):
                 found.setdefault(alias, set()).add(key)
     keys = {key for files in folders for key in files}
