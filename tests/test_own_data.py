@@ -24,7 +24,7 @@ from xmbench import cli
 from xmbench.columns import list_files, read_column
 from xmbench.data import Dataset, DatasetCard
 from xmbench.data_check import SHOWN, check_dataset, check_text
-from xmbench.description import Description, Partition, Side, read_description
+from xmbench.description import Description, Labels, Partition, Side, read_description
 from xmbench.errors import CorruptData, DataError, MissingData, UsageError
 from xmbench.own_data import decode, own_plugin
 from xmbench.plan import read_corpus
@@ -641,6 +641,10 @@ WRONG = {
     "one class": (TOML.replace('"items.csv:class"', '{file = "a", classes = ["a"]}'), "labels.classes"),
     "one class twice": (TOML.replace('"items.csv:class"', '{file = "a", classes = ["a", "a"]}'), "labels.classes"),
     "no separator": (TOML.replace('"items.csv:class"', '{file = "a", separator = ""}'), "labels.separator"),
+    "shares of all": (
+        TOML.replace('"items.csv:part"', "{validation = 0.9, test = 0.2}"),
+        "split: the shares validation 0.9 and test 0.2 leave nothing to train on",
+    ),
     "deep": ("a = " + "[" * 5000 + "]" * 5000, "own.toml"),
 }  # fmt: skip
 
@@ -715,10 +719,6 @@ def with_nan() -> np.ndarray:
 DAMAGE = {
     "missing table": (lambda folder: (folder / "items.csv").unlink(), r"ids: items\.csv:id does not exist"),
     "missing features": (lambda folder: (folder / "images.npy").unlink(), r"images\.npy does not exist"),
-    "missing column": (
-        lambda folder: table(folder / "items.csv", {key: v for key, v in items().items() if key != "class"}),
-        r"labels: items\.csv has no column 'class'; its header is: id, caption, group, part",
-    ),
     "column twice": (
         lambda folder: (folder / "items.csv").write_text("id,id\n1,2\n"),
         "several columns 'id'",
@@ -738,12 +738,11 @@ DAMAGE = {
     "duplicate ids": (change("id", lambda row, old: "item 000" if row in (0, 5) else old), "repeat an id: item 000"),
     "empty id": (change("id", lambda row, old: "" if row == 3 else old), "a name is empty"),
     "hostile id": (change("id", lambda row, old: "\x1b[2J" if row == 3 else old), "holds control characters"),
-    "empty class": (change("class", lambda row, old: "" if row == 3 else old), "labels: 1 items have no class: row 3"),
+    "empty class": (change("class", lambda row, old: "" if row == 3 else old), r": item 003 \(items\.csv, line 8\)"),
     "hostile class": (change("class", lambda row, old: old + "\x07" if row == 3 else old), "control characters"),
     "one class": (change("class", lambda row, old: "same"), "all items are of one class, same"),
-    "unknown word": (change("part", lambda row, old: "trian" if row == 3 else old), "split: unknown words 'trian'"),
     "no test row": (change("part", lambda row, old: "train"), "split given: .*train or test is empty"),
-    "empty caption": (change("caption", lambda row, old: " " if row == 3 else old), "1 of 40 are empty: row 3"),
+    "empty caption": (change("caption", lambda row, old: " " if row == 3 else old), r": item 003 \(.*line 8\)"),
     "NaN": (features_as(with_nan()), "image colours features: row 3, column 2 is nan"),
     "too large": (features_as(np.full((N, 2), 1e300)), "not a finite float32"),
     "no column": (features_as(np.zeros((N, 0))), "at least one column"),
@@ -784,6 +783,112 @@ def test_damage_is_found_by_the_check_and_refused_by_a_load(folder, case, monkey
     assert not (folder / "pwned").exists()
 
 
+SLIPS = {
+    "label column": (("items.csv:class", "items.csv:clas"), r"no column 'clas'; its header is.*did you mean class\?"),
+    "no such column": (("items.csv:class", "items.csv:x"), r"is: id, class, caption, group, part$"),
+    "split": (('"items.csv:part"', "{test = 500}"), "split drawn: split: 500 rows wanted, 40 are there"),
+    "words": (("items.csv:part", "items.csv:group"), "split: unknown words 'g0'"),
+    "features of a column": (("images.npy", "items.csv:caption"), "items.csv:caption names a column, but features"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SLIPS)
+def test_a_slip_in_the_description_is_no_damage_in_check_and_run_alike(folder, call, case):
+    (old, new), message = SLIPS[case]
+    path = made(folder, TOML.replace(old, new))
+    _, wrong = check_dataset("flowers", own(path), Path("nowhere"))
+    assert wrong.exit_code == 2 and any(re.search(message, text) for text in wrong.found), wrong.found
+    assert call("data", "check", path, "-q")[0] == 2
+    assert call("run", "-m", "random", "-d", path, "-q")[0] == 2
+
+
+def test_labels_that_are_names_of_items_are_a_problem(folder):
+    path = made(folder, TOML.replace("items.csv:class", "items.csv:id"))
+    assert problems(path) == ["labels: 40 of 40 classes have one item: is items.csv:id the column of labels?"]
+    assert len(load(path).class_names) == N  # odd, but not damaged
+
+
+def test_classes_that_differ_in_case_only_are_told(folder):
+    change("class", lambda row, old: "Roses" if row in (0, 8) else old)(folder)
+    found, wrong = check_dataset("flowers", own(folder / "own.toml"), Path())
+    assert not wrong.found
+    assert "classes that differ in case only count as different: Roses, roses" in check_text(found)
+
+
+def test_constant_features_are_a_problem_and_constant_columns_a_note(folder):
+    rows = features()
+    rows[:, 2] = 3
+    np.save(folder / "images.npy", rows)
+    found, wrong = check_dataset("flowers", own(folder / "own.toml"), Path())
+    assert not wrong.found
+    assert "1 of 6 columns of the image colours features are constant" in check_text(found)
+    np.save(folder / "images.npy", np.repeat(rows[:1], N, axis=0))
+    assert problems(folder / "own.toml") == [
+        "image colours features: all 40 rows are equal, so they tell nothing apart"
+    ]
+
+
+def test_images_in_a_captions_file_may_have_their_folder_in_front(photos, monkeypatch):
+    as_captions(photos)
+    first = load(photos, "raw", "raw")
+    path = photos / "captions.csv"
+    folders = {image.name: image.relative_to(photos).as_posix() for image in photos.glob("images/*/*")}
+    path.write_text(
+        re.sub(r"^\d\d\.\w+", lambda name: folders[name[0]], path.read_text(), flags=re.MULTILINE)
+    )
+    assert "images/kind0/00" in path.read_text()
+    corpus = load(photos, "raw", "raw")
+    assert (corpus.ids, corpus.texts) == (first.ids, first.texts)
+    monkeypatch.chdir(photos)
+    text = f'name = "x"\nlabels = "folder"\nids = "captions.csv:image"\nimages.raw = "{photos.as_posix()}/images"\n'
+    corpus = load(made(Path(), text + 'texts.raw = "captions.csv:caption"'), "raw", "raw")
+    assert (corpus.ids, corpus.texts) == (first.ids, first.texts)
+
+
+def test_an_empty_caption_is_told_once_by_its_line(photos):
+    as_captions(photos)
+    lines = (photos / "captions.csv").read_text().splitlines()
+    name = lines[1].partition(",")[0]
+    kept = [line for line in lines[1:] if not line.startswith(name)]
+    (photos / "captions.csv").write_text("\n".join([lines[0], f"{name},", *kept]))
+    assert problems(photos) == [f"texts.raw: 1 of 59 are empty: {name} (captions.csv, line 2)"]
+
+
+def test_exact_copies_of_images_are_told(photos):
+    first, *others = sorted(photos.glob("images/*/*"))
+    for path in others[-2:]:
+        shutil.copy(first, path)
+    found, wrong = check_dataset("photos", own(photos), Path())
+    assert not wrong.found
+    assert "2 images are exact copies of another, 2 of them under another class: 26 is 00" in check_text(
+        found
+    )
+
+
+def test_a_split_without_validation_rows_is_told(folder):
+    shown = check_text(check_dataset("flowers", own(folder / "own.toml"), Path())[0])
+    assert "for validation" not in shown
+    change("part", lambda row, old: "train" if old == "val" else old)(folder)
+    shown = check_text(check_dataset("flowers", own(folder / "own.toml"), Path())[0])
+    assert "no row is for validation, which --tune and early stopping need" in shown
+
+
+def test_the_digest_is_the_same_for_absolute_paths(folder, tmp_path):
+    expected = load(folder / "own.toml", text="topics").digest
+    absolute = re.sub(r'"(\w+\.(csv|npy))', lambda found: f'"{folder.as_posix()}/{found[1]}', TOML)
+    assert load(made(folder, absolute, "absolute.toml"), text="topics").digest == expected
+    assert load(made(tmp_path, absolute), text="topics").digest == expected
+    renamed = made(folder, TOML.replace("images.npy", "pictures.npy"))
+    (folder / "images.npy").rename(folder / "pictures.npy")
+    assert load(renamed, text="topics").digest == expected
+
+
+def test_a_text_of_another_encoding_is_named_once_with_the_remedy(photos):
+    (photos / "texts/kind2/26.txt").write_bytes(b"caf\xe9")
+    (found,) = problems(photos)
+    assert found.startswith("kind2/26.txt is not UTF-8 text") and found.endswith("; save it as UTF-8")
+
+
 def test_unknown_classes_are_refused(folder):
     said = '{ file = "items.csv:class", classes = ["roses", "tulips", "été"] }'
     with pytest.raises(CorruptData, match=r"labels: unknown class daisies, wild; known: roses, tulips, été"):
@@ -797,7 +902,9 @@ def test_rows_of_one_id_must_agree(photos):
     path.write_text(
         "\n".join([lines[0] + ",label", *(f"{line},k{row % 2}" for row, line in enumerate(lines[1:]))])
     )
-    with pytest.raises(CorruptData, match=r"labels: two rows of 29.png differ, 0 and 1"):
+    with pytest.raises(
+        CorruptData, match=r"29.png differ: 'k0' \(captions.csv, line 2\) and 'k1' \(captions.csv, line 3\)"
+    ):
         load(photos, "raw", "raw")
 
 
@@ -1072,7 +1179,10 @@ def test_the_identity_of_a_description_leaves_out_words_and_split():
     said = Description("x", "y.npy", Side("i"), Side("t"))
     other = msgspec.structs.replace(said, title="T", licence="L", split=Partition(test=0.3), features="a+b")
     assert said.identity() == other.identity()
-    assert said.identity() != msgspec.structs.replace(said, labels="z.npy").identity()
+    assert said.identity() == msgspec.structs.replace(said, labels="/elsewhere/z.npy").identity()
+    assert said.identity() != msgspec.structs.replace(said, labels=Labels("y.npy", first=1)).identity()
+    assert said.identity() != msgspec.structs.replace(said, labels="folder").identity()
+    assert said.identity() != msgspec.structs.replace(said, groups="y.npy").identity()
 
 
 def test_only_asked_for_suffixes_are_listed(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 import re
 import unicodedata
@@ -13,7 +14,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from xmbench._io import clean
-from xmbench.errors import CorruptData, InvalidInput, MissingData, XmbenchError
+from xmbench.errors import CorruptData, InvalidInput, MissingData, UsageError, XmbenchError
 from xmbench.matrices import need, read_matrix
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"})
@@ -55,7 +56,8 @@ def read_column(reference: str, root: Path) -> list[str] | NDArray[Any]:
 
     Raises:
         MissingData: there is no such file.
-        InvalidInput: it is damaged, or has no such column.
+        InvalidInput: it is damaged, or has two columns of that name.
+        UsageError: it has no such column.
         MissingDependency: an extra is not installed.
     """
     path, name = locate(reference, root)
@@ -88,34 +90,54 @@ def as_text(values: list[str] | NDArray[Any], reference: str) -> list[str]:
 
 def table_columns(path: Path) -> list[str]:
     """The header of a .csv or .tsv file."""
-    return next(iter(_rows(path)), [])
+    return next((row for _, row in _rows(path)), [])
+
+
+def place(reference: str, root: Path, row: int) -> str:
+    """Where a row of :func:`read_column` stands, for a message: the line of its file, or else its number."""
+    path, name = locate(reference, root)
+    if path.suffix == ".txt":
+        return f"{clean(path.name)}, line {row + 1}"
+    if path.suffix in (".csv", ".tsv") and name is not None:
+        return f"{clean(path.name)}, line {_rows(path)[row + 1][0]}"
+    return f"row {row}"
 
 
 def _table(path: Path, name: str) -> list[str]:
-    rows = _rows(path)
+    rows = [row for _, row in _rows(path)]
     header = rows[0] if rows else []
+    if header and name not in header:
+        raise _no_column(path, name, header)
     if header.count(name) != 1:
         shown = ", ".join(map(clean, header)) or "nothing"
         how = "several columns" if name in header else "no column"
         raise InvalidInput(f"{path.name} has {how} {clean(name)!r}; its header is: {shown}")
-    place = header.index(name)
-    return [row[place].strip() for row in rows[1:]]
+    column = header.index(name)
+    return [row[column].strip() for row in rows[1:]]
 
 
-def _rows(path: Path) -> list[list[str]]:
-    """All rows of a table, the header first, checked to be of one length; blank lines are none."""
+def _no_column(path: Path, name: str, known: list[str]) -> UsageError:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {clean(close[0])}?" if close else ""
+    return UsageError(f"{path.name} has no column {clean(name)!r}; its header is: {few(known, 20)}{hint}")
+
+
+def _rows(path: Path) -> list[tuple[int, list[str]]]:
+    """The line of each row of a table, and the row; the header first, all of one length; blank lines are none."""
     before = csv.field_size_limit(_LONGEST)
     try:
         stream = io.StringIO(_decoded(path), newline="")  # a cell may hold line breaks of every kind
         reader = csv.reader(stream, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
-        found: list[list[str]] = []
+        found: list[tuple[int, list[str]]] = []
+        line = 1  # where the row begins; it may go on for several
         for row in reader:
             if row:
-                found.append([cell.strip() for cell in row] if not found else row)
-            if row and len(row) != len(found[0]):
+                found.append((line, row if found else [cell.strip() for cell in row]))
+            line = reader.line_num + 1
+            if row and len(row) != len(found[0][1]):
                 raise InvalidInput(
-                    f"{path.name}, line {reader.line_num}: {len(row)} cells, the header has {len(found[0])}; a cell "
-                    "that holds a comma or a line break needs quotation marks"
+                    f"{path.name}, line {reader.line_num}: {len(row)} cells, the header has {len(found[0][1])}; a "
+                    "cell that holds a comma or a line break needs quotation marks"
                 )
     except csv.Error as error:
         raise InvalidInput(f"{path.name}, line {reader.line_num}: {clean(str(error))}") from error
@@ -124,11 +146,13 @@ def _rows(path: Path) -> list[list[str]]:
     return found
 
 
-def _decoded(path: Path) -> str:
+def _decoded(path: Path, shown: str = "") -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InvalidInput(f"{path.name} is not UTF-8 text ({error.reason} at byte {error.start})") from error
+        raise InvalidInput(
+            f"{shown or path.name} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from error
 
 
 def _parquet(path: Path, name: str) -> list[str] | NDArray[Any]:
@@ -141,9 +165,7 @@ def _parquet(path: Path, name: str) -> list[str] | NDArray[Any]:
         with ParquetFile(path) as file:
             kinds = {field.name: field.type for field in file.schema_arrow}
             if name not in kinds:
-                raise InvalidInput(
-                    f"{path.name} has no column {clean(name)!r}; it has: {few(list(kinds), 20)}"
-                )
+                raise _no_column(path, name, list(kinds))
             kind = kinds[name]
             if pa.types.is_dictionary(kind):
                 kind = kind.value_type
@@ -206,9 +228,9 @@ def read_lines(path: Path) -> list[str]:
     """
     shown = clean(f"{path.parent.name}/{path.name}")
     try:
-        lines = [line.strip() for line in _decoded(path).split("\n") if line.strip()]
+        lines = [line.strip() for line in _decoded(path, shown).split("\n") if line.strip()]
     except InvalidInput as error:
-        raise CorruptData(f"{shown}: {error}") from error
+        raise CorruptData(str(error)) from error
     except OSError as error:
         raise CorruptData(f"{shown} cannot be read: {error.strerror}") from error
     if not lines:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from xmbench._io import clean
-from xmbench.audit import straddling
+from xmbench._io import clean, file_digest
+from xmbench.audit import shortfall, straddling
 from xmbench.columns import few
 from xmbench.data import PARTS, Corpus, Dataset, Split, check_matrix
 from xmbench.describe import card_text, class_counts, corpus_facts, describe_card
-from xmbench.errors import CorruptData, MissingData, MissingDependency, Unsupported, XmbenchError
+from xmbench.description import FOLDER
+from xmbench.errors import (
+    CorruptData,
+    MissingData,
+    MissingDependency,
+    Unsupported,
+    UsageError,
+    XmbenchError,
+)
 from xmbench.evaluation import TASKS, evaluate
 from xmbench.features import Modality, source, split_features
 from xmbench.matrices import need
@@ -26,6 +35,8 @@ Progress = Callable[[str, "float | None"], None]
 
 SHOWN = 20
 """Problems that are told one by one."""
+BLOCK = 4096
+"""Rows that are looked at at once."""
 CHANCE_ROWS = 5000
 """Test rows up to which the chance level is computed."""
 
@@ -75,9 +86,12 @@ def check_dataset(
             seen = isinstance(dataset, OwnDataset) and (modality, form) == ("text", RAW)
             if not seen and (modality, form) not in looked:
                 looked.add((modality, form))
-                _check_rows(f"{modality} {form}", values, corpus, problems, notes, progress)
+                notes += _check_rows(f"{modality} {form}", values, corpus, problems, progress)
     found = describe_card(name, dataset, present=bool(corpora))
     first = next(iter(corpora.values()), None)
+    if first is not None:
+        notes += _check_classes(dataset, first, problems)
+        notes += [words] if (words := shortfall(first, dataset.card)) else []
     splits = {} if first is None else _splits(dataset, first, problems)
     if first is not None and not problems.found:
         found["read"] = {**corpus_facts(dataset, first), "splits": splits, "chance": _chance(dataset, first)}
@@ -139,21 +153,87 @@ def _forms(dataset: Dataset, modality: Modality, registry: Registry | None) -> l
     return list(dict.fromkeys(forms))
 
 
-def _check_rows(
-    what: str, rows: Any, corpus: Corpus, problems: Problems, notes: list[str], progress: Progress
-) -> None:
-    """Look through the features, image files or texts of a corpus; adapters say whether a text may be empty."""
+def _check_classes(dataset: Dataset, corpus: Corpus, problems: Problems) -> list[str]:
+    """Report labels that look like another column; what should be known of the classes' names."""
+    if not isinstance(dataset, OwnDataset):
+        return []
+    counts = [n for n in class_counts(corpus, np.arange(len(corpus))).values() if n]
+    single, reference = counts.count(1), dataset.said.classes.file
+    if np.ndim(corpus.labels) == 1 and 2 * single > len(counts):
+        where = (
+            "every file in the folder of its class"
+            if reference == FOLDER
+            else f"{reference} the column of labels"
+        )
+        problems.add(
+            UsageError(f"labels: {single} of {len(counts)} classes have one item: is {clean(where)}?")
+        )
+    spelt: dict[str, list[str]] = {}
+    for name in corpus.class_names:
+        spelt.setdefault(name.casefold(), []).append(name)
+    return [
+        f"classes that differ in case only count as different: {few(names, 5)}"
+        for names in spelt.values()
+        if len(names) > 1
+    ]
+
+
+def _check_rows(what: str, rows: Any, corpus: Corpus, problems: Problems, progress: Progress) -> list[str]:
+    """Look through the features, image files or texts of a corpus; what should be known of them.
+
+    Adapters say whether a text may be empty.
+    """
     if isinstance(rows, np.ndarray):
         try:
             check_matrix(rows, f"{what} features")
         except XmbenchError as error:
             problems.add(CorruptData(str(error)))
+            return []
+        constant = _constant_columns(rows)
+        if len(rows) > 1 and constant == rows.shape[1]:
+            problems.add(
+                CorruptData(f"{what} features: all {len(rows)} rows are equal, so they tell nothing apart")
+            )
+        elif len(rows) > 1 and constant:
+            return [f"{constant:,} of {rows.shape[1]:,} columns of the {what} features are constant"]
     elif isinstance(rows[0], str):
         empty = [name for name, text in zip(corpus.ids, rows, strict=True) if not text.strip()]
         if empty:
-            notes.append(f"{len(empty)} texts are empty: {few(empty)}")
+            return [f"{len(empty)} texts are empty: {few(empty)}"]
     else:
         _check_images(rows, problems, progress)
+        return [] if problems.found else _copies(rows, corpus)
+    return []
+
+
+def _constant_columns(rows: np.ndarray[Any, Any]) -> int:
+    """How many columns have one value in all rows; read in blocks, as the matrix may be larger than memory."""
+    same = np.ones(rows.shape[1], dtype=bool)
+    for start in range(0, len(rows), BLOCK):
+        same &= (rows[start : start + BLOCK] == rows[0]).all(axis=0)
+        if not same.any():
+            break
+    return int(same.sum())
+
+
+def _copies(paths: Sequence[Path], corpus: Corpus) -> list[str]:
+    """Image files that have the same bytes as an earlier one."""
+    sizes = {path: path.stat().st_size for path in paths if path.is_file()}
+    often = Counter(sizes.get(path) for path in paths)
+    first: dict[str, int] = {}
+    pairs = []
+    for row, path in enumerate(paths):
+        if path in sizes and often[sizes[path]] > 1:
+            earlier = first.setdefault(file_digest(path), row)
+            if earlier != row:
+                pairs.append((earlier, row))
+    if not pairs:
+        return []
+    labels = np.asarray(corpus.labels)
+    apart = [pair for pair in pairs if not np.array_equal(labels[pair[0]], labels[pair[1]])]
+    one, other = (corpus.ids[row] for row in (apart or pairs)[0])
+    other_class = f", {len(apart):,} of them under another class" if apart else ""
+    return [f"{len(pairs):,} images are exact copies of another{other_class}: {few([other])} is {few([one])}"]
 
 
 def _check_images(paths: Sequence[Path], problems: Problems, progress: Progress) -> None:
@@ -181,7 +261,9 @@ def _splits(dataset: Dataset, corpus: Corpus, problems: Problems) -> dict[str, A
         try:
             split = dataset.split(corpus, name, 0)
         except XmbenchError as error:
-            problems.add(CorruptData(f"split {name}: {error}"))
+            # a column holds what it holds; a rule is the description's
+            drawn = isinstance(dataset, OwnDataset) and dataset.said.partition.file is None
+            problems.add((UsageError if drawn else CorruptData)(f"split {name}: {error}"))
             continue
         found[name] = {part: {"classes": class_counts(corpus, getattr(split, part))} for part in PARTS}
         found[name]["warnings"] = _warnings(corpus, split)
@@ -196,6 +278,10 @@ def _warnings(corpus: Corpus, split: Split) -> list[str]:
         absent = [name for name, n in counts.items() if not n]
         if absent:
             found.append(f"{len(absent)} of {len(counts)} classes have no {part} row: {few(absent)}")
+    if not len(split.validation):
+        found.append(
+            "no row is for validation, which --tune and early stopping need: mark some rows validation"
+        )
     groups = straddling(corpus, split)
     if groups.straddling:
         found.append(f"{groups.straddling} of {groups.n_groups} groups stand on both sides of the split")

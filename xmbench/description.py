@@ -20,6 +20,8 @@ from xmbench.registry import NAME
 from xmbench.scaling import SCALINGS
 
 WHAT = "images with texts"
+VALIDATION, TEST = 0.1, 0.2
+"""Shares of the parts of a split that is drawn, where the description names none."""
 FOLDER = "folder"
 """What ``labels`` says where the class of an item is the name of its sub-folder."""
 
@@ -99,14 +101,20 @@ class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Partition(self.split) if isinstance(self.split, str) else self.split
 
     def identity(self) -> dict[str, Any]:
-        """What is said of the data itself, features apart; words of the card and the split do not change it."""
-        words = ("title", "what", "source", "licence", "citation", "defects", "split", "features")
-        said: dict[str, Any] = {
-            key: value for key, value in msgspec.to_builtins(self).items() if key not in words
+        """What is said of the data itself, and not where it lies.
+
+        Of a file it counts only whether one is named. Features, the words of the card and the split are left out.
+        """
+        labels = msgspec.to_builtins(self.classes)
+        labels["file"] = labels["file"] == FOLDER
+        return {
+            "name": self.name,
+            "labels": labels,
+            "ids": self.ids is not None,
+            "groups": self.groups is not None,
+            "images": [self.images.raw is not None, self.images.ids is not None],
+            "texts": [self.texts.raw is not None, self.texts.ids is not None],
         }
-        for side in ("images", "texts"):
-            del said[side]["features"]
-        return said
 
 
 # -- from a file ------------------------------------------------------------------------------------
@@ -199,6 +207,12 @@ def _wrong(found: Description) -> Iterator[str]:
     for key, share in (("validation", split.validation), ("test", split.test)):
         if share is not None and not (0 <= share < float("inf") and (share < 1 or share == int(share))):
             yield f"split.{key}: expected a share below 1 or a whole number of items, got {share}"
+    shares = [
+        (VALIDATION if split.file is None else 0) if split.validation is None else split.validation,
+        (TEST if split.file is None else 0) if split.test is None else split.test,
+    ]
+    if all(0 <= share < 1 for share in shares) and sum(shares) >= 1:
+        yield f"split: the shares validation {shares[0]:g} and test {shares[1]:g} leave nothing to train on; lower one"
     if split.test == 0:
         yield "split.test: expected more than 0"
     if split.file is not None and split.test is not None:

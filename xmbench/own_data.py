@@ -20,19 +20,28 @@ from xmbench.columns import (
     few,
     list_files,
     locate,
+    place,
     read_column,
     read_lines,
     stop,
 )
 from xmbench.data import PARTS, Corpus, Dataset, DatasetCard, Split, SplitRule, check_labels, draw
-from xmbench.description import FOLDER, Description, Partition, Side, is_coco, read_description, recognise
+from xmbench.description import (
+    FOLDER,
+    TEST,
+    VALIDATION,
+    Description,
+    Partition,
+    Side,
+    is_coco,
+    read_description,
+    recognise,
+)
 from xmbench.errors import CorruptData, InvalidInput, MissingData, Unsupported, UsageError, XmbenchError
 from xmbench.matrices import read_matrix
 from xmbench.registry import Plugin
 
 RAW = "raw"
-VALIDATION, TEST = 0.1, 0.2
-"""Shares of the parts of a split that is drawn, where the description names none."""
 WORDS = {"train": "train", "validation": "validation", "val": "validation", "test": "test", "none": "none"}
 """What may stand in a split column; rows of ``none`` are in no part."""
 
@@ -80,7 +89,7 @@ class Reader:
         self.used: dict[str, Path] = {}
         self.notes: list[str] = []
         self.files = {modality: self._folder(modality) for modality in self.sides}
-        self.aliases = _aliases([files for files in self.files.values() if files])
+        self.aliases = _aliases([files for files in self.files.values() if files], root)
 
     def corpus(self, image: str, text: str) -> Corpus | None:
         """The corpus with these representations of images and texts."""
@@ -146,8 +155,17 @@ class Reader:
         except XmbenchError as error:
             self.report(_about(key, error))
             return None
-        self.used[f"{key} {reference}"] = locate(reference, self.root)[0]
+        path, name = locate(reference, self.root)
+        self.used[f"{key} {name}"] = path
         return self.columns[reference]
+
+    def _where(self, reference: str, ids: str | None, rows: Sequence[int]) -> str:
+        """Rows of a column for a message: the first ones' ids, and where they stand."""
+        names = None if ids is None else self.columns.get(ids)
+        shown = [place(reference, self.root, row) for row in rows[:3]]
+        if names is not None and max(rows) < len(names):
+            shown = [f"{clean(names[row])[:60]} ({where})" for row, where in zip(rows, shown, strict=False)]
+        return ", ".join(shown) + (", ..." if len(rows) > 3 else "")
 
     def _words(self, reference: str, key: str, *, names: bool = True) -> list[str] | None:
         """A column of names, or of any text."""
@@ -168,6 +186,11 @@ class Reader:
         try:
             if not path.exists():
                 raise MissingData(f"{clean(reference)} does not exist")
+            if name is not None and path.suffix in (".csv", ".tsv"):
+                raise UsageError(
+                    f"{clean(reference)} names a column, but features in a {path.suffix} file are all its numbers, "
+                    "without a header: write them to a file of their own and name it without a column"
+                )
             matrix = read_matrix(path if name is None else Path(f"{path}:{name}"))
             if matrix.ndim != 2 or matrix.dtype.kind not in "fiub":
                 raise InvalidInput(
@@ -176,7 +199,7 @@ class Reader:
         except XmbenchError as error:
             self.report(_about(key, error))
             return None
-        self.used[f"{key} {reference}"] = path
+        self.used[f"{key} {name}"] = path
         return matrix
 
     # -- images and texts -----------------------------------------------------------------------------
@@ -216,7 +239,7 @@ class Reader:
             self.report(CorruptData(f"{what}: {len(values)} rows, but {len(keys)} ids"))
             return None
         if wanted == RAW and modality == "text":
-            return self._captions(values, keys)
+            return self._captions(values, keys, reference)
         return self._once(what, keys, self._paths(values) if wanted == RAW else values)
 
     def _once(self, what: str, keys: list[str] | None, values: Any) -> _Rows:
@@ -238,11 +261,12 @@ class Reader:
                 sentences.append([])
         return _Rows(list(files), [" ".join(lines) for lines in sentences], sentences)
 
-    def _captions(self, values: list[str], keys: list[str] | None) -> _Rows:
+    def _captions(self, values: list[str], keys: list[str] | None, ids: str | None) -> _Rows:
         """Texts of a column; rows of one id are the sentences of one text."""
-        empty = [str(row) for row, value in enumerate(values) if not value.strip()]
+        empty = [row for row, value in enumerate(values) if not value.strip()]
         if empty:
-            self.report(CorruptData(f"texts.raw: {len(empty)} of {len(values)} are empty: row {few(empty)}"))
+            where = self._where(cast(str, self.sides["text"].raw), ids, empty)
+            self.report(CorruptData(f"texts.raw: {len(empty)} of {len(values)} are empty: {where}"))
         texts: dict[str, list[str]] = {}
         for key, value in zip(keys or map(str, range(len(values))), values, strict=True):
             texts.setdefault(key, []).append(" ".join(value.split()))
@@ -316,17 +340,18 @@ class Reader:
         groups = parts = None
         if self.said.groups is not None:
             names = self._words(self.said.groups, "groups")
-            groups = None if names is None else self._placed("groups", names, keys, n)
+            groups = None if names is None else self._placed("groups", self.said.groups, names, keys, n)
         if self.said.partition.file is not None:
             words = self._words(self.said.partition.file, "split", names=False)
-            parts = None if words is None else self._placed("split", words, keys, n)
+            file = self.said.partition.file
+            parts = None if words is None else self._placed("split", file, words, keys, n)
             parts = None if parts is None else self._parts(parts)
         asked = (self.said.groups is not None, self.said.partition.file is not None)
         if labels is None or asked != (groups is not None, parts is not None):
             return None
         return _Items(*labels, None if groups is None else tuple(groups), parts)
 
-    def _placed(self, key: str, values: Any, keys: list[str] | None, n: int) -> Any:
+    def _placed(self, key: str, reference: str, values: Any, keys: list[str] | None, n: int) -> Any:
         """The values of a column in the order of the corpus."""
         by_row = self.said.images.ids is None or self.said.texts.ids is None
         if self.said.ids is None:
@@ -349,7 +374,10 @@ class Reader:
         for row, name in enumerate(names):
             first = rows.setdefault(self.aliases.get(name, name), row)
             if first != row and not np.array_equal(values[first], values[row]):
-                self.report(CorruptData(f"{key}: two rows of {clean(name)} differ, {first} and {row}"))
+                said_twice = " and ".join(
+                    f"{clean(str(values[at]))!r} ({place(reference, self.root, at)})" for at in (first, row)
+                )
+                self.report(CorruptData(f"{key}: two rows of {clean(name)} differ: {said_twice}"))
                 return None
         missing, extra = [name for name in keys if name not in rows], set(rows).difference(keys)
         if missing or extra:
@@ -365,7 +393,7 @@ class Reader:
         unknown = sorted({word for word in words if word.lower() not in WORDS})
         if unknown:
             self.report(
-                CorruptData(
+                UsageError(
                     f"split: unknown words {few(list(map(repr, unknown)))}; expected {', '.join(WORDS)}"
                 )
             )
@@ -378,7 +406,12 @@ class Reader:
             values: Any = self._folder_names(keys)
         else:
             column = self._column(said.file, "labels")
-            values = None if column is None else self._placed("labels", column, keys, n)
+            empty = [row for row, value in enumerate(column) if not value] if isinstance(column, list) else []
+            if empty:
+                where = self._where(said.file, self.said.ids, empty)
+                self.report(CorruptData(f"labels: {len(empty)} items have no class: {where}"))
+                return None
+            values = None if column is None else self._placed("labels", said.file, column, keys, n)
         if values is None:
             return None
         try:
@@ -424,12 +457,18 @@ def _is(kind: Callable[[Path], bool], path: Path) -> bool:
         return False
 
 
-def _aliases(folders: Sequence[Mapping[str, Path]]) -> dict[str, str]:
-    """Other ways to write the name of a file that are clear: ``roses/x.jpg``, ``x.jpg`` and ``x`` for ``roses/x``."""
+def _aliases(folders: Sequence[Mapping[str, Path]], root: Path) -> dict[str, str]:
+    """Other ways to write the name of a file that are clear, such as of ``roses/x`` in the folder ``images``.
+
+    These are ``roses/x.jpg``, ``x.jpg``, ``x``, and, as seen from ``root``, ``images/roses/x.jpg``.
+    """
+    base = root.absolute()
     found: dict[str, set[str]] = {}
     for files in folders:
         for key, path in files.items():
-            for alias in (key + path.suffix, path.name, path.stem):
+            at = path.absolute()
+            whole = at.relative_to(base).as_posix() if at.is_relative_to(base) else path.name
+            for alias in (key + path.suffix, path.name, path.stem, whole):
                 found.setdefault(alias, set()).add(key)
     keys = {key for files in folders for key in files}
     return {alias: min(names) for alias, names in found.items() if len(names) == 1 and alias not in keys}
