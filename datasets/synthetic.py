@@ -44,7 +44,7 @@ class Synthetic(Dataset):
         noise: standard deviation of the noise in each dimension, at least 0.
         d_image: width of the image features.
         d_text: width of the text features.
-        labels: classes of an item; with more than 1, labels are multi-hot.
+        labels: classes of an item, fewer than there are; with more than 1, labels are multi-hot.
         random_state: of the generator that draws everything; independent of split seeds and of those of methods.
 
     Raises:
@@ -84,13 +84,19 @@ class Synthetic(Dataset):
         labels: int = 1,
         random_state: int = 0,
     ) -> None:
-        whole = {"n": (n, 10, None), "classes": (classes, 2, None), "labels": (labels, 1, classes)}
-        whole |= {"d_image": (d_image, 1, None), "d_text": (d_text, 1, None)}
-        whole["random_state"] = (random_state, 0, None)
-        for name, (value, least, most) in whole.items():
-            if type(value) is not int or value < least or (most is not None and value > most):
-                bounds = f"at least {least}" if most is None else f"{least} to {most}, the number of classes"
-                raise InvalidParameter(f"synthetic: {name} must be a whole number of {bounds}, got {value!r}")
+        whole = {"n": (n, 10), "classes": (classes, 2), "labels": (labels, 1)}
+        whole |= {"d_image": (d_image, 1), "d_text": (d_text, 1)}
+        whole["random_state"] = (random_state, 0)
+        for name, (value, least) in whole.items():
+            if type(value) is not int or value < least:
+                raise InvalidParameter(
+                    f"synthetic: {name} must be a whole number of at least {least}, got {value!r}"
+                )
+        if labels >= classes:
+            raise InvalidParameter(
+                f"synthetic: labels must be less than the number of classes ({classes}), got {labels}; "
+                "else every pair would match"
+            )
         if classes > n // 5:
             raise InvalidParameter(f"synthetic: {classes} classes need n of at least {5 * classes}, got {n}")
         if type(noise) not in (int, float) or not 0 <= noise <= 1e6:

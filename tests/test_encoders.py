@@ -135,7 +135,17 @@ def test_names_are_of_one_encoder_whatever_its_modality(tmp_path):
         ('    scaling = "none"\n', "", "Letters has no scaling"),
         ("ENCODER = Letters", "ENCODER = int", r"ENCODER is not a subclass of xmbench\.Encoder"),
         ("import numpy as np", "import no_such_module_at_all", "no_such_module_at_all"),
-        ("def transform", "def change", "its constructor raised TypeError.*abstract"),
+        (
+            "def transform",
+            "def change",
+            r"Letters has no transform; it needs transform\(self, rows, resources\)",
+        ),
+        (
+            "    def prov",
+            "    @property\n    def prov",
+            r"Letters\.provenance must be a method, .*, not property",
+        ),
+        ("rows, resources", "rows", r"Letters\.transform must be transform\(self, rows, resources\), not"),
         ("self.letters = letters", "raise KeyError(3)", "its constructor raised KeyError: 3"),
     ],
 )
@@ -363,6 +373,26 @@ def test_features_say_what_was_fitted_on_which_rows(call):
     again = {row["what"]: row for row in json.loads(call(*command)[1])}
     assert [row["encoded"] for row in again.values()] == [0, 0, 0]
     assert "fitted on 20 training rows in" in call(*command[:2], "--text", "tfidf[n_words=3]", *PLUGINS)[1]
+
+
+@pytest.mark.parametrize("waits", [0, 2])
+def test_features_say_that_they_waited_or_from_where_they_go_on(call, monkeypatch, waits):
+    def obtained(path, n, encode, *, waiting, resuming, **options):
+        for _ in range(waits):
+            waiting()
+        if waits:
+            return np.zeros((n, 3), np.float32), 0
+        resuming(10)
+        return np.zeros((n, 3), np.float32), n - 10
+
+    monkeypatch.setattr("xmbench.features.obtain", obtained)
+    code, out, err = call("features", "seer", "--text", "letters", "--device", "cpu", *PLUGINS)
+    assert code == 0
+    if waits:
+        assert "made by another process, waited for 0.0 s" in out and "there already" not in out
+    else:
+        assert "20 rows extracted in" in out and "10 were there" in out
+        assert "letters text features: going on from row 10 of 30" in err
 
 
 def test_a_run_takes_features_and_parts_that_were_extracted(call):

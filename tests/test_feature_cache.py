@@ -281,6 +281,16 @@ def test_a_killed_process_leaves_what_it_had(tmp_path):
     assert_array_equal(matrix, ALL)
 
 
+def test_where_a_matrix_is_gone_on_with_is_told_once(tmp_path):
+    told: list[int] = []
+    options = {"size": 5, "device": "cpu", "learned": False, "waiting": lambda: None, "resuming": told.append}
+    stopped(tmp_path / "m.npy", 10)
+    for _ in range(2):  # the second finds it whole
+        obtain(tmp_path / "m.npy", N, Encoder(), **options)
+    obtain(tmp_path / "other.npy", N, Encoder(), **options)
+    assert told == [10]
+
+
 def test_processes_that_want_the_same_matrix_make_it_once(tmp_path):
     path, log = tmp_path / "cache" / "m.npy", tmp_path / "log"
     results = [ended(process) for process in [start(path, log, pause=0.3) for _ in range(3)]]

@@ -78,10 +78,16 @@ def test_features_are_an_image_and_a_text_name(features, names):
 
 
 @pytest.mark.parametrize("features", ["", "+", "lite0", "lite0+", "+tfidf", " + ", "a+b+c", "lite0,tfidf"])
-def test_other_features_are_refused_with_an_example(features):
-    with pytest.raises(UsageError, match=r"expected IMAGE\+TEXT, such as lite0\+tfidf, got ") as raised:
-        split_features(features, "scaling")
-    assert str(raised.value).startswith("scaling: ")
+@pytest.mark.parametrize(
+    ("what", "example"),
+    [("features", "lite0+tfidf"), ("scaling", "zscore+none"), ("parts", "grid2+sentences")],
+)
+def test_other_features_are_refused_with_an_example_of_their_kind(features, what, example):
+    with pytest.raises(
+        UsageError, match=rf"expected IMAGE\+TEXT, such as {re.escape(example)}, got "
+    ) as raised:
+        split_features(features, what)
+    assert str(raised.value).startswith(f"{what}: ")
     assert str(raised.value).endswith(repr(features))
 
 

@@ -385,6 +385,14 @@ def test_methods_that_want_parts_see_them_in_fit_and_encode_and_others_never(toy
     assert planned(toys, "none+sentences").run() == with_parts
 
 
+def test_parts_that_no_method_uses_are_refused_before_anything_is_read(toys):
+    with pytest.raises(UsageError, match=r"^none of blind, random uses parts; leave --parts out"):
+        planned(toys, "none+sentences", ("blind", "random"))
+    with pytest.raises(UsageError, match=r"such as grid2\+sentences, got 'grid2'"):
+        planned(toys, "grid2")
+    assert not toys[1].cache.exists()
+
+
 def test_tables_name_the_parts_in_words(toys):
     (table,) = tables(planned(toys, "none+sentences").run())
     assert "features pixels+tfidf with parts none+sentences," in table.heading

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from xmbench.cli import main
 from xmbench.errors import InvalidParameter, MissingData, PluginError, UnknownName, UsageError
 from xmbench.registry import NAME, PAPER, Plugin, Registry, parse_spec, parse_value, split_specs
 
@@ -40,10 +41,18 @@ METHOD = Toy
 '''
 
 DATASET_CODE = """
-from xmbench import Dataset
+from xmbench import Dataset, DatasetCard
+
+
+def halves(corpus, seed):
+    raise NotImplementedError
 
 
 class Toy(Dataset):
+    card = DatasetCard("Toy", "none", "none", "none", (), 2, "none", embedded=True)
+    features = "raw+tfidf"
+    splits = {"halves": halves}
+
     def load(self, data_dir, image, text):
         raise NotImplementedError
 
@@ -289,6 +298,86 @@ def test_a_broken_entry_point_fails_alone(install, name, target, reason):
     assert registry.method("cca").__name__ == "Cca"
     with pytest.raises(PluginError, match=rf"{name}.*toy-plugins 1\.2.*{reason}"):
         registry.method(name)
+
+
+# -- datasets that lack something, or raise ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("    card = ", "    cart = ", r"Toy has no card; it needs card = an xmbench\.DatasetCard"),
+        ("    features = ", "    feature = ", "Toy has no features; it needs features = "),
+        ("    splits = ", "    parts = ", r"Toy has no splits; it needs splits = \{name: rule\}"),
+        ('{"halves": halves}', '["halves"]', r"Toy\.splits must be \{name: rule\}"),
+        ('{"halves": halves}', "{}", r"Toy\.splits is empty"),
+        ("(corpus, seed)", "(corpus)", r"'halves' must be a function of \(corpus, seed\)"),
+        ("def load", "def read", r"Toy has no load; it needs load\(self, data_dir, image, text\)"),
+        (
+            "data_dir, image, text",
+            "data_dir",
+            r"Toy\.load must be load\(self, data_dir, image, text\), not load\(",
+        ),
+        ("    def load", "    @property\n    def load", r"Toy\.load must be a method, .*, not property"),
+        ('features = "raw+tfidf"', "features = 3", r"Toy\.features must be the default features"),
+    ],
+)
+def test_a_dataset_that_lacks_something_is_refused_and_listed_in_one_line(
+    tmp_path, monkeypatch, capsys, old, new, words
+):
+    assert old in DATASET_CODE
+    path = plugin_file(tmp_path, DATASET_CODE.replace(old, new, 1))
+    with pytest.raises(PluginError, match=words) as caught:
+        Registry([path]).dataset("toy")
+    assert str(caught.value).startswith("dataset 'toy' (file toy.py): ") and "\n" not in str(caught.value)
+    monkeypatch.setattr(sys, "argv", ["xmbench", "list", "datasets", "--check", "--plugin", str(path)])
+    with pytest.raises(SystemExit):
+        main()
+    assert re.search(words, capsys.readouterr().out)
+
+
+LOADS = """
+import numpy as np
+from xmbench import Corpus, Split
+ids = ("a", "b", "c")
+return Corpus("toy", np.eye(3), ["x", "y", "z"], np.array([0, 1, 0]), ("u", "v"), ids, ids, "0")
+"""
+
+
+@pytest.mark.parametrize("command", ["run -q -m random -d", "data info", "data check -q", "data audit"])
+@pytest.mark.parametrize(
+    ("load", "words"),
+    [
+        ("raise KeyError('a\\nb')", "load raised KeyError: "),
+        ("return [1]", "load must return an xmbench.Corpus, not list"),
+        (LOADS.replace(', ids, "0"', ""), "load raised TypeError: Corpus.__init__() missing 2 required"),
+        (LOADS, "split 'halves' raised NotImplementedError"),
+    ],
+)
+def test_a_dataset_that_raises_is_named_in_one_line(tmp_path, monkeypatch, capsys, command, load, words):
+    body = textwrap.indent(load.strip(), "        ")
+    code = DATASET_CODE.replace("        raise NotImplementedError\n", body + "\n")
+    assert code != DATASET_CODE
+    code = code.replace("raw+tfidf", "numbers+tfidf").replace(
+        "    features", '    stored = {"image": {"numbers": "three"}}\n    features', 1
+    )
+    path = plugin_file(tmp_path, code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["xmbench", *command.split(), "toy", "--plugin", str(path)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capsys.readouterr()
+    assert ended.value.code
+    (line,) = [line for line in (out + err).splitlines() if words in line]
+    assert "dataset 'toy'" in line and "Traceback" not in out + err
+
+
+def test_a_dataset_whose_constructor_raises_is_named(tmp_path):
+    code = DATASET_CODE.replace("    def load", "    def __init__(self, n=1):\n        1 / 0\n\n    def load")
+    registry = Registry([plugin_file(tmp_path, code)])
+    for spec in ("toy", "toy[n=2]"):
+        with pytest.raises(PluginError, match="dataset 'toy': its constructor raised ZeroDivisionError"):
+            registry.dataset(spec)
 
 
 # -- source digests ---------------------------------------------------------------------------------

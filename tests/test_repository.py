@@ -69,6 +69,22 @@ def test_the_readme_s_plugin_keeps_the_contract(tmp_path):
     check_method(Registry([tmp_path / "mine.py"]).method("mine"))
 
 
+def test_the_plugins_of_contributing_run(tmp_path):
+    from xmbench.plan import Places, Plan, Request
+
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    blocks = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", text, flags=re.DOTALL))
+    assert blocks.keys() == {"blots.py", "letters.py"}
+    for name, source in blocks.items():
+        (tmp_path / name).write_text(source)
+    places = Places(data=tmp_path, cache=tmp_path / "cache", results=tmp_path / "results")
+    registry = Registry([tmp_path / name for name in blocks])
+    for features in (None, "numbers+letters"):
+        request = Request(methods=("random", "deep_sm"), dataset="blots", features=features)
+        records = Plan(request, registry, places, lambda *news: None).run()
+        assert [(record.status, record.reason) for record in records] == [("ok", None)] * 2
+
+
 def test_constraints_pin_every_dependency():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pinned = dict(

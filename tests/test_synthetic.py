@@ -13,6 +13,7 @@ from xmbench import FitContext, Method, PairedData
 from xmbench.data import Features, prepare
 from xmbench.datasets import synthetic
 from xmbench.datasets.synthetic import Synthetic
+from xmbench.describe import card_text, describe_card
 from xmbench.errors import InvalidParameter, InvalidRecord, MissingData, UnknownName, Unsupported
 from xmbench.evaluation import evaluate
 from xmbench.leaderboard import check_boards, tables, to_text, write_boards
@@ -72,7 +73,7 @@ def test_how_much_is_drawn_at_once_and_where_it_is_kept_changes_nothing(monkeypa
     assert_array_equal(read(n=200, classes=7, d_image=33).images, whole.images)
 
 
-@pytest.mark.parametrize("labels", [1, 2, 5])
+@pytest.mark.parametrize("labels", [1, 2, 4])
 def test_every_item_has_its_number_of_classes_and_every_class_its_share(labels):
     corpus = read(n=503, classes=5, labels=labels)
     if labels == 1:
@@ -243,3 +244,18 @@ def test_no_leaderboard_is_made_of_it(tmp_path):
         stream.write(encode(records[0]) + b"\n")
     with pytest.raises(InvalidRecord, match="no place in a leaderboard"):
         check_boards(boards, Registry())
+
+
+@pytest.mark.parametrize(("classes", "labels"), [(2, 2), (3, 3), (3, 4)])
+def test_as_many_labels_as_classes_are_refused_for_every_pair_would_match(classes, labels):
+    with pytest.raises(InvalidParameter, match=rf"labels must be less than .* \({classes}\), got {labels}"):
+        read(classes=classes, labels=labels)
+
+
+def test_the_card_explains_every_parameter():
+    dataset = Registry().dataset("synthetic")
+    text = card_text(describe_card("synthetic", dataset, present=False))
+    lines = [line for line in text.splitlines() if line.startswith("parameter: ")]
+    assert len(lines) == 7 and "parameter: classes = 10: number of classes, at least 2" in text
+    assert all(re.fullmatch(r"parameter: \w+ = [\d.]+: .{10,}", line) for line in lines), lines
+    assert "of equal size, but for one item." in text  # a meaning's second line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,8 @@ def features_text(rows: Sequence[Mapping[str, Any]]) -> str:
             state = "stored with the dataset; nothing to extract"
         elif not row["encoded"]:
             state = f"there already, read and checked in {row['seconds']:.1f} s"
+            if row["waited"] is not None:
+                state = f"made by another process, waited for {row['waited']:.1f} s"
         else:
             speed = f"{row['encoded'] / max(row['seconds'], 1e-9):,.0f} a second"
             before = row["rows"] - row["encoded"]
@@ -188,6 +191,18 @@ def describe_card(name: str, dataset: Dataset, *, present: bool) -> dict[str, An
         "stored_features": {modality: dict(names) for modality, names in dataset.stored.items()},
         "default_features": dataset.features,
         "splits": {key: inspect.getdoc(rule) or "" for key, rule in dataset.splits.items()},
+        "parameters": _parameters(type(dataset)),
+    }
+
+
+def _parameters(made: type[Dataset]) -> dict[str, dict[str, Any]]:
+    """Parameter of a dataset -> its default, and what its docstring says of it."""
+    section = (inspect.getdoc(made) or "").partition("\nArgs:\n")[2].partition("\n\n")[0]
+    said = dict(re.findall(r"^    (\w+): (.*(?:\n     .*)*)", section, flags=re.MULTILINE))
+    return {
+        name: {"default": parameter.default, "about": " ".join(said.get(name, "").split())}
+        for name, parameter in inspect.signature(made).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
     }
 
 
@@ -229,6 +244,9 @@ def card_text(found: dict[str, Any]) -> str:
     lines.append(f"features:  {found['default_features']} by default")
     for modality, names in found["stored_features"].items():
         lines += [f"           {modality} {key}: {text}" for key, text in names.items()]
+    for key, parameter in found["parameters"].items():
+        about = f": {clean(parameter['about'])}" if parameter["about"] else ""
+        lines.append(f"parameter: {key} = {_plain(parameter['default'])}{about}")
     read = found.get("read")
     for key, text in found["splits"].items():
         sizes = "" if not read else " / ".join(str(n) for n in read["split_sizes"][key].values()) + ". "

@@ -271,6 +271,12 @@ class Plan:
                 default_scaling(self.dataset, "text", self.text, registry),
             )
         self.parts = split_parts(request.parts)
+        able = [choice.method for choice in self.choices if choice.method is not None]
+        if set(self.parts) != {"none"} and able and not any(method.info.parts for method in able):
+            raise UsageError(
+                f"none of {', '.join(choice.label for choice in self.choices)} uses parts; leave --parts out, "
+                "or add a method whose info has parts=True"
+            )
         self.wanted: tuple[tuple[Modality, str], ...] = (("image", self.image), ("text", self.text))
         self.split = request.split or next(iter(self.dataset.splits))
         self._corpus: Corpus | None = None
@@ -502,6 +508,7 @@ def extract_features(plan: Plan) -> list[dict[str, object]]:
                     "path": None if found.path is None else str(found.path),
                     "encoded": found.encoded,
                     "seconds": found.seconds,
+                    "waited": found.waited,
                     "learned_from": found.learned_from,
                     "fit_seconds": found.fit_seconds,
                     "provenance": dict(provenance),

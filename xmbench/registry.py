@@ -13,7 +13,8 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
@@ -21,10 +22,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from xmbench._io import digest, imported_siblings, source_digest
-from xmbench.errors import InvalidParameter, MissingData, PluginError, UnknownName, UsageError
+from xmbench.errors import (
+    InvalidParameter,
+    MissingData,
+    PluginError,
+    UnknownName,
+    UsageError,
+    XmbenchError,
+)
 
 if TYPE_CHECKING:
-    from xmbench.data import Dataset
+    from xmbench.data import Corpus, Dataset, Split
     from xmbench.features import Encoder
     from xmbench.method import Method
 
@@ -104,17 +112,11 @@ class Plugin:
                 f"{self.kind} {self.name!r} ({self.origin}): {self.attribute} is not a subclass of "
                 f"xmbench.{base.__name__}"
             )
-        if self.kind == "method" and not hasattr(found, "info"):
-            raise PluginError(f"method {self.name!r} ({self.origin}): {found.__name__} has no info")
-        if self.kind == "encoder" and getattr(found, "modality", None) not in MODALITIES:
-            raise PluginError(
-                f"encoder {self.name!r} ({self.origin}): {found.__name__}.modality must be image or text"
-            )
-        lacking = [
-            name for name in ("learns", "scaling") if self.kind == "encoder" and not hasattr(found, name)
-        ]
-        if lacking:
-            raise PluginError(f"encoder {self.name!r} ({self.origin}): {found.__name__} has no {lacking[0]}")
+        fault = {"method": _method_fault, "dataset": _dataset_fault, "encoder": _encoder_fault}[self.kind](
+            found
+        )
+        if fault:
+            raise PluginError(f"{self.kind} {self.name!r} ({self.origin}): {found.__name__}{fault}")
         return found
 
     @property
@@ -208,11 +210,14 @@ class Registry:
         Raises:
             UnknownName: there is no such dataset, or it has no such parameter.
             InvalidParameter: it has no parameters, or not with that value.
-            PluginError: it cannot be imported.
+            PluginError: it cannot be imported or made. So do ``load`` and ``split`` of a dataset that xmbench does
+                not bring, whatever they raise.
         """
-        found = self.plugin("dataset", name).load()
+        plugin = self.plugin("dataset", name)
+        found = plugin.load()
         if "[" not in name:
-            return cast("Dataset", found())
+            with blaming("dataset", plugin.name, "its constructor"):
+                return _guarded(plugin, found())
         short, parameters = parse_spec(name)
         accepted = inspect.signature(found).parameters
         if not accepted:
@@ -220,7 +225,8 @@ class Registry:
         for parameter in parameters:
             if parameter not in accepted:
                 raise UnknownName(f"parameter of dataset {short!r}", parameter, accepted)
-        dataset = cast("Dataset", found(**parameters))
+        with blaming("dataset", plugin.name, "its constructor"):
+            dataset = _guarded(plugin, found(**parameters))
         dataset.parameters = parameters
         return dataset
 
@@ -430,6 +436,111 @@ def _import_file(path: Path) -> object:
         del sys.modules[name]
         raise
     return module
+
+
+@contextmanager
+def blaming(kind: Kind, name: str, what: str) -> Iterator[None]:
+    """Name the plugin when its code raises, whatever it raises."""
+    try:
+        yield
+    except XmbenchError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise PluginError(f"{kind} {name!r}: {what} raised {reason}") from error
+
+
+def _guarded(plugin: Plugin, dataset: Dataset) -> Dataset:
+    """The dataset, which is named when the code of a third party fails in ``load`` or ``split``."""
+    if plugin.origin == "built-in" or not plugin.attribute:  # xmbench itself reads data of the user's own
+        return dataset
+    load, split = dataset.load, dataset.split
+
+    def guarded_load(data_dir: Path, image: str, text: str) -> Corpus:
+        from xmbench.data import Corpus
+
+        with blaming("dataset", plugin.name, "load"):
+            corpus = load(data_dir, image, text)
+        if not isinstance(corpus, Corpus):
+            raise PluginError(
+                f"dataset {plugin.name!r}: load must return an xmbench.Corpus, not {type(corpus).__name__}"
+            )
+        return corpus
+
+    def guarded_split(corpus: Corpus, name: str, seed: int) -> Split:
+        from xmbench.data import Split
+
+        with blaming("dataset", plugin.name, f"split {name!r}"):
+            drawn = split(corpus, name, seed)
+        if not isinstance(drawn, Split):
+            raise PluginError(
+                f"dataset {plugin.name!r}: split {name!r} must return an xmbench.Split, not {type(drawn).__name__}"
+            )
+        return drawn
+
+    vars(dataset).update(load=guarded_load, split=guarded_split)
+    return dataset
+
+
+def _method_fault(found: type[Any]) -> str:
+    """What a class lacks to be a method, in words that follow its name; likewise for the other kinds."""
+    return "" if hasattr(found, "info") else " has no info"
+
+
+def _encoder_fault(found: type[Any]) -> str:
+    if getattr(found, "modality", None) not in MODALITIES:
+        return ".modality must be image or text"
+    for name in ("learns", "scaling"):
+        if not hasattr(found, name):
+            return f" has no {name}"
+    for signature in ("provenance(self)", "transform(self, rows, resources)"):
+        if fault := _method_of(found, signature):
+            return fault
+    return ""
+
+
+def _dataset_fault(found: type[Any]) -> str:
+    from xmbench.data import DatasetCard
+
+    for name, kind, wanted in (
+        ("card", DatasetCard, "an xmbench.DatasetCard"),
+        ("features", str, "the default features, such as lite0+tfidf"),
+        ("splits", Mapping, "{name: rule}, with rule(corpus, seed) -> Split"),
+    ):
+        if not hasattr(found, name):
+            return f" has no {name}; it needs {name} = {wanted}"
+        if not isinstance(getattr(found, name), kind):
+            return f".{name} must be {wanted}"
+    if not found.splits:
+        return ".splits is empty; it needs at least one split"
+    for name, rule in found.splits.items():
+        if not _takes(rule, 2):
+            return f".splits: {name!r} must be a function of (corpus, seed) that returns a Split"
+    return _method_of(found, "load(self, data_dir, image, text)")
+
+
+def _method_of(found: type[Any], signature: str) -> str:
+    """What is wrong with a method of a class that must have it, empty if nothing is."""
+    name, arguments = signature.partition("(")[0], signature.count(",") + 1
+    method = inspect.getattr_static(found, name)
+    if getattr(method, "__isabstractmethod__", False):
+        return f" has no {name}; it needs {signature}"
+    if isinstance(method, property) or not callable(getattr(found, name)):
+        return f".{name} must be a method, {signature}, not {type(method).__name__}"
+    if inspect.isfunction(method) and not _takes(method, arguments):
+        return f".{name} must be {signature}, not {name}{inspect.signature(method)}"
+    return ""
+
+
+def _takes(function: Callable[..., object], arguments: int) -> bool:
+    """Whether a function can be called with so many arguments by position."""
+    try:
+        inspect.signature(function).bind(*range(arguments))
+    except TypeError:
+        return False
+    except ValueError:  # written in C, without a signature
+        pass
+    return True
 
 
 def _base(kind: Kind) -> type[Any]:

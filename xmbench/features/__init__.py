@@ -11,8 +11,7 @@ import inspect
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -33,16 +32,15 @@ from xmbench.errors import (
     UnknownName,
     Unsupported,
     UsageError,
-    XmbenchError,
 )
 from xmbench.features._cache import obtain
-from xmbench.registry import Plugin, Registry, parse_spec
+from xmbench.registry import Plugin, Registry, blaming, parse_spec
 
 Modality = Literal["image", "text"]
 Progress = Callable[[str, "float | None"], None]
 
-CHUNK = {"image": 256, "text": 1024}
-"""Rows that are encoded and kept at a time."""
+CHUNK = {"image": 64, "text": 1024}
+"""Rows that are encoded and kept at a time, and lost when an extraction is killed; image batches of 32 fit in."""
 
 LARGEST_GRID = 16
 
@@ -121,7 +119,8 @@ def split_features(features: str, what: str = "features") -> tuple[str, str]:
     """
     names = [name.strip() for name in re.split(r"\+(?![^\[]*\])", features)]
     if len(names) != 2 or not all(names):
-        raise UsageError(f"{what}: expected IMAGE+TEXT, such as lite0+tfidf, got {features!r}")
+        example = {"features": "lite0+tfidf", "scaling": "zscore+none", "parts": "grid2+sentences"}[what]
+        raise UsageError(f"{what}: expected IMAGE+TEXT, such as {example}, got {features!r}")
     return names[0], names[1]
 
 
@@ -153,19 +152,8 @@ def encoder(modality: Modality, spec: str, registry: Registry | None = None) -> 
     for parameter in parameters:
         if parameter not in accepted:
             raise UnknownName(f"parameter of {modality} encoder {name!r}", parameter, accepted)
-    with _doing(spec, "its constructor"):
+    with blaming("encoder", spec, "its constructor"):
         return found(**parameters)
-
-
-@contextmanager
-def _doing(spec: str, what: str) -> Iterator[None]:
-    """Name the encoder when its code raises, whatever it raises."""
-    try:
-        yield
-    except XmbenchError:
-        raise
-    except Exception as error:
-        raise PluginError(f"encoder {spec!r}: {what} raised {type(error).__name__}: {error}") from error
 
 
 def known_encoders(modality: Modality, registry: Registry) -> list[str]:
@@ -281,6 +269,7 @@ class Extraction:
         learned_from: training rows that the encoder learned from just now.
         fit_seconds: that took so long.
         seconds: encoding, and reading what was there, took so long.
+        waited: before that, another process that made them was waited for so long; None if none was.
     """
 
     features: Features
@@ -290,6 +279,7 @@ class Extraction:
     learned_from: int = 0
     fit_seconds: float = 0.0
     seconds: float = 0.0
+    waited: float | None = None
 
     @property
     def ragged(self) -> Ragged | None:
@@ -392,6 +382,13 @@ class Extractor:
         path = self.cache_dir / "features" / f"{name}-{digest(key)[:ID_LENGTH]}.npy"
         what = f"{words[1]} {self.modality} features" + (f" of {cut['cut']}" if cut else "")
         began, fitted = time.perf_counter(), self._fit_seconds
+        waited: float | None = None
+
+        def waiting() -> None:
+            nonlocal waited
+            waited = time.perf_counter() - began
+            self.resources.progress(f"waiting for another process: {what}", None)
+
         matrix, encoded = obtain(
             path,
             len(rows),
@@ -399,7 +396,10 @@ class Extractor:
             size=CHUNK[self.modality],
             device=self.resources.device,
             learned=encoder.learns,
-            waiting=lambda: self.resources.progress(f"waiting for another process: {what}", None),
+            waiting=waiting,
+            resuming=lambda row: self.resources.progress(
+                f"{what}: going on from row {row:,} of {len(rows):,}", None
+            ),
         )
         seconds, fit_seconds = time.perf_counter() - began, 0.0
         if self._fit_seconds is not None and fitted is None:
@@ -410,7 +410,8 @@ class Extractor:
             encoded=encoded,
             learned_from=len(self.split.train) if fit_seconds else 0,
             fit_seconds=fit_seconds,
-            seconds=seconds - fit_seconds,
+            seconds=seconds - fit_seconds - (waited or 0.0),
+            waited=waited,
         )
 
     def _chunk(
@@ -430,7 +431,7 @@ class Extractor:
                 tell(f"extracting {what}", (start + (fraction or 0.0) * (stop - start)) / n)
 
         progress("", 0.0)
-        with _doing(self.spec, "transform"):
+        with blaming("encoder", self.spec, "transform"):
             found = np.asarray(
                 encoder.transform(rows[start:stop], replace(self.resources, progress=progress))
             )
@@ -451,14 +452,14 @@ class Extractor:
         began, train = time.perf_counter(), self.split.train
         labels = self.corpus.labels[train] if encoder.supervised else None
         self.resources.progress(f"fitting {self.spec} on {len(train)} training {self.modality}s", None)
-        with _doing(self.spec, "fit"):
+        with blaming("encoder", self.spec, "fit"):
             encoder.fit([self.rows[row] for row in train], labels, self.resources)
         self._fit_seconds = time.perf_counter() - began
 
 
 def _provenance(made: Encoder, plugin: Plugin) -> dict[str, object]:
     """What decides an encoder's output; of one that xmbench does not bring, its source too."""
-    with _doing(plugin.name, "provenance"):
+    with blaming("encoder", plugin.name, "provenance"):
         provenance = made.provenance()
     try:
         canonical_json(provenance)

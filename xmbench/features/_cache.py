@@ -30,7 +30,15 @@ Encode = Callable[[int, int], Matrix]
 
 
 def obtain(
-    path: Path, n: int, encode: Encode, *, size: int, device: str, learned: bool, waiting: Callable[[], None]
+    path: Path,
+    n: int,
+    encode: Encode,
+    *,
+    size: int,
+    device: str,
+    learned: bool,
+    waiting: Callable[[], None],
+    resuming: Callable[[int], None] = lambda row: None,
 ) -> tuple[Matrix, int]:
     """The (n, d) matrix kept at ``path``, made first where it is not there, and how many rows were encoded.
 
@@ -46,6 +54,7 @@ def obtain(
         device: where rows are made.
         learned: whether the encoder was fitted just now.
         waiting: called again and again while another process makes the matrix.
+        resuming: told the row from which a matrix that was begun is gone on with.
     """
     seen: object = ()
     while True:
@@ -68,7 +77,7 @@ def obtain(
             if _stamp(path) != seen:  # another process was faster
                 partial.discard()
                 continue
-            return _make(partial, encode, learned)
+            return _make(partial, encode, learned, resuming)
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
@@ -79,7 +88,9 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return found.st_ino, found.st_mtime_ns
 
 
-def _make(partial: Partial, encode: Encode, learned: bool) -> tuple[Matrix, int]:
+def _make(
+    partial: Partial, encode: Encode, learned: bool, resuming: Callable[[int], None]
+) -> tuple[Matrix, int]:
     """The matrix, and how many rows were encoded; what is whole is kept if that fails."""
     path, n, size = partial.target, partial.n, partial.size
     try:
@@ -89,6 +100,8 @@ def _make(partial: Partial, encode: Encode, learned: bool) -> tuple[Matrix, int]
                 log.warning("%s was begun by a model that cannot be learned again; starting anew", path.name)
                 partial.restart()
         before = partial.done
+        if before:
+            resuming(before)
         while partial.done < n:
             block = encode(partial.done, min(partial.done + size, n))
             try:
