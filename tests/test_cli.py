@@ -470,7 +470,7 @@ def test_did_you_mean(call, arguments, words):
         (["run", "--budget", "3", "-m", "random"], "--tune grid or --tune random"),
         (
             ["run", "--tune", "grid", "--budget", "3", "-m", "random,cfa"],
-            "cfa: the grid over n_components takes 13",
+            "cfa: the grid over n_components takes 12",
         ),
         (["info"], "NAME"),
         (["evaluate"], "IMAGES"),
