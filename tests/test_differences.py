@@ -332,7 +332,7 @@ def test_a_table_that_cannot_tell_says_why_and_if_none_can_it_is_an_error():
 
 def test_runs_on_different_data_are_not_compared():
     other = runs("cfa", [0.4, 0.5], dataset={"fingerprint": "other"})
-    with pytest.raises(InvalidRecord, match="the same data"):
+    with pytest.raises(InvalidRecord, match="cfa was run on data other, cca on print 0"):
         claims_of_tables([*runs("cca", [0.5, 0.6]), *other])
 
 

@@ -358,7 +358,7 @@ def _footer(records: list[Record], runs: pd.DataFrame) -> list[str]:
     ]
     known = _findings([record.dataset.findings for record in records])
     if known:
-        lines.append(f"Found in the data (more: `xmbench data audit {data.name}`): {'; '.join(known)}.")
+        lines.append(f"Found in the data (more: xmbench data audit {data.name}): {'; '.join(known)}.")
     if protocol.flags:
         lines.append(f"Warning: this protocol has {', '.join(protocol.flags)}.")
     costs = [record.cost for record in records if record.cost]
