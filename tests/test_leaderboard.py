@@ -516,7 +516,7 @@ def test_the_footer_says_how_many_trials_could_not_be_fitted():
         failed("kcca", tuning=tuned(chosen=None)),
     ]
     (line,) = [line for line in only(records).footer if line.startswith("Parameters")]
-    assert "Of a run's trials could not be fitted, at most: cfa 1. Fit" in line
+    assert "Trials of a run that could not be fitted, at most: cfa 1. Fit" in line
     assert "could not be fitted" not in next(
         words for words in only(records[1:3]).footer if words.startswith("Parameters")
     )

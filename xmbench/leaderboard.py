@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -58,7 +58,13 @@ SCORES = {
 }
 """Column title -> column of :func:`frame`."""
 
-BOLD = "Bold is the highest value of a column, which need not differ from the next."
+AT_CHANCE = 0.01
+"""A row whose average is less than this above the chance level is at it."""
+
+BOLD = (
+    "Bold is the highest value of a column, which need not differ from the next; rows marked transductive, which "
+    "learned from features of the test rows, are left out of that."
+)
 
 _PARAMETERS = "Parameters"
 
@@ -294,8 +300,13 @@ def _published(records: list[Record], means: dict[Any, dict[Any, Any]]) -> tuple
     seeded = "seeded draws" if data.split_seed is not None else "one fixed list"
     ours = f"{seeded}, {_sizes(records)}"
     known, kept = comparable(records)
+    levels = [
+        record.metrics[task].chance or 0.0 for record in records for task in TASKS[:2] if record.metrics
+    ]
+    chance = sum(levels) / len(levels)
+    lost = {label for label, row in means.items() if row[scores[2]] < chance + AT_CHANCE}
     return tuple(
-        _beside(table, cells, table.differences(data.features, protocol, ours), known, kept)
+        _beside(table, cells, table.differences(data.features, protocol, ours), known, kept, lost)
         for table in found
     )
 
@@ -306,9 +317,16 @@ def _beside(
     differences: Sequence[str],
     known: Sequence[str],
     kept: Sequence[Record],
+    lost: Collection[str],
 ) -> Beside:
     claimed = ranking(table, known)
     claims = examine(kept, list(claimed))
+    weak = sorted({label for pair in claimed for label in pair} & set(lost))
+    warning = (
+        f" At the chance level here: {', '.join(weak)}; a claim against it says little of the paper's order."
+        if weak
+        else ""
+    )
     return Beside(
         title=table.title,
         columns=("method", "our row", *table.tasks),
@@ -324,7 +342,7 @@ def _beside(
             (first, f"{gap:+.3f}", *rest)
             for (first, *rest), gap in zip((claim.cells() for claim in claims), claimed.values(), strict=True)
         ),
-        verdicts=summary(claims) if claims else "",
+        verdicts=summary(claims) + warning if claims else "",
     )
 
 
@@ -435,7 +453,7 @@ def _parameters(records: list[Record]) -> str:
             failed = sum(trial.score is None for trial in record.tuning.trials)
             lost[record.method.label] = max(lost.get(record.method.label, 0), failed)
     most = ", ".join(f"{label} {n}" for label, n in sorted(lost.items()) if n)
-    unfit = f" Of a run's trials could not be fitted, at most: {most}." if most else ""
+    unfit = f" Trials of a run that could not be fitted, at most: {most}." if most else ""
     return (
         f"{_PARAMETERS} that are not in brackets were chosen inside each seed's own split, by the validation rows' "
         f"mean of image→text and text→image MAP under the default protocol, the first of equal ones; each method had "

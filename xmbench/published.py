@@ -85,7 +85,7 @@ class Published:
         )
         return (
             *found,
-            f"split list differs: the paper gives sizes alone ({self.sizes}); ours: {ours}",
+            f"split differs: the paper gives sizes alone ({self.sizes}); ours: {ours}",
             self.protocols[protocol],
         )
 
