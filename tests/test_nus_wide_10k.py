@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +17,10 @@ from xmbench import Corpus
 from xmbench.datasets.nus_wide_10k import CONCEPTS, LOW_LEVEL, PREPARED, NusWide10k
 from xmbench.errors import CorruptData, MissingData, Unsupported
 
-needs_h5py = pytest.mark.skipif(find_spec("h5py") is None, reason="needs the extra `mat73`")
+needs_h5py = pytest.mark.skipif(
+    os.environ.get("CI") != "true" and find_spec("h5py") is None,  # there, its absence is a failure
+    reason="needs the extra `mat73`",
+)
 
 PER_CONCEPT = 20
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +18,10 @@ from xmbench.describe import card_text, describe_dataset
 from xmbench.errors import CorruptData, MissingData, MissingDependency, Unsupported
 from xmbench.registry import Registry
 
-needs_h5py = pytest.mark.skipif(find_spec("h5py") is None, reason="needs the extra `mat73`")
+needs_h5py = pytest.mark.skipif(
+    os.environ.get("CI") != "true" and find_spec("h5py") is None,  # there, its absence is a failure
+    reason="needs the extra `mat73`",
+)
 
 xmedia, xmedianet = (Registry().dataset(name) for name in ("xmedia", "xmedianet"))
 

@@ -280,6 +280,7 @@ class Plan:
         self.wanted: tuple[tuple[Modality, str], ...] = (("image", self.image), ("text", self.text))
         self.split = request.split or next(iter(self.dataset.splits))
         self._corpus: Corpus | None = None
+        self._drawn: tuple[int, Split] | None = None
         self._extracted: tuple[int, dict[str, Extraction]] | None = None
 
     def extract(self, split_seed: int) -> dict[str, Extraction]:
@@ -320,10 +321,12 @@ class Plan:
         return self._corpus
 
     def drawn(self, split_seed: int) -> Split:
-        """The split of one split seed; refused if it names a row that is not there."""
-        split = self.dataset.split(self.corpus(), self.split, split_seed)
-        check_split(self.corpus(), split)
-        return split
+        """The split of one split seed, the last one remembered; refused if it names a row that is not there."""
+        if self._drawn is None or self._drawn[0] != split_seed:
+            split = self.dataset.split(self.corpus(), self.split, split_seed)
+            check_split(self.corpus(), split)
+            self._drawn = (split_seed, split)
+        return self._drawn[1]
 
     def provenance(self, split_seed: int) -> dict[str, dict[str, object]]:
         """Where the features of one split seed come from: of ``image``, ``text`` and, if asked for, ``parts``."""
