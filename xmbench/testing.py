@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -319,6 +320,8 @@ def _with_parts(cls: type[Method]) -> tuple[bool, ...]:
 
 def _check_fit(cls: type[Method], data: PairedData) -> Method:
     method = cls()
+    for module in cls.info.requires:
+        import_module(module)  # a generator that an import brings along is no draw
     parameters, rows, generators = (
         copy.deepcopy(method.get_params()),
         _copied([data.train, data.validation]),
