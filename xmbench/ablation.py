@@ -157,7 +157,7 @@ def _reading(records: Sequence[Record], known: bool, n_claims: int) -> list[str]
     if n_claims:
         lines.append(
             f"Full − ablation is the difference of the {SCORE}, paired by split, with its corrected resampled t "
-            f"interval: above 0 the full model is better. P values are adjusted for there being {n_claims}; the "
+            f"interval: above 0 the full model is better. P values are adjusted for their number, {n_claims}; the "
             "verdict is of the claim that the full model is above the ablation."
         )
     return lines
