@@ -44,6 +44,8 @@ def test_values_are_written_as_the_command_line_takes_them():
     written = method_text(describe_method("cca", REGISTRY.plugin("method", "cca")))
     assert "parameter:   n_components = none" in written
     assert "cca[preset=unregularised] stands for ridge=0.0" in written
+    written = method_text(describe_method("lgcfl", REGISTRY.plugin("method", "lgcfl")))
+    assert "lgcfl[ablation=unpaired] stands for mu=0.0" in written
 
 
 def test_a_broken_plugin_cannot_be_described(tmp_path):

@@ -55,6 +55,7 @@ FLOORS = {
     "report": 7,
     "stats": 7,
     "differences": 7,
+    "ablation": 7,
     "audit": 7,
     "describe": 7,
     "fetch": 7,

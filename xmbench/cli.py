@@ -8,10 +8,11 @@ import re
 import signal
 import sys
 import traceback
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -22,6 +23,8 @@ from xmbench.registry import Plugin, Registry, parse_value
 if TYPE_CHECKING:
     from xmbench.plan import Places
     from xmbench.record import Record
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 PLUGIN = click.option(
     "--plugin",
@@ -55,6 +58,96 @@ TASK = click.option(
 )
 
 
+def _run_options(seeds: str) -> Callable[[_Command], _Command]:
+    """What commands that run methods have in common.
+
+    Args:
+        seeds: the default of ``--seeds``.
+    """
+    options = [
+        click.option(
+            "--dataset",
+            "-d",
+            default="emoji",
+            show_default=True,
+            help="See: xmbench list datasets; or data of your own: a TOML file or a folder.",
+        ),
+        click.option(
+            "--features",
+            metavar="IMAGE+TEXT",
+            help="Features, such as lite0+tfidf.  [default: the dataset's]",
+        ),
+        click.option(
+            "--scaling",
+            metavar="IMAGE+TEXT",
+            help="Input scaling, such as zscore+none.  [default: the features']",
+        ),
+        PARTS,
+        click.option("--split", help="Name of the split.  [default: the dataset's first]"),
+        click.option(
+            "--seeds",
+            default=seeds,
+            show_default=True,
+            help="Split seed and method seed together: 0-4 or 0,3,7.",
+        ),
+        click.option("--seed", type=click.IntRange(0), help="Hold the method's seed at this value."),
+        click.option("--split-seed", type=click.IntRange(0), help="Hold the split seed at this value."),
+        click.option(
+            "--protocol", "protocol_name", default="default", show_default=True, help="How to score."
+        ),
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="METHOD.PARAMETER=VALUE",
+            help="Set a parameter where brackets do not.",
+        ),
+        click.option(
+            "--tune",
+            type=click.Choice(["grid", "random"]),
+            help="Choose what is not set by hand on the validation rows: from the whole grid, or a draw of it.",
+        ),
+        click.option(
+            "--budget", type=click.IntRange(1), help="With --tune: trials of each method.  [default: 12]"
+        ),
+        click.option(
+            "--transductive", is_flag=True, help="Let methods that ask for it learn from test features."
+        ),
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ..."),
+        click.option(
+            "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of each run."
+        ),
+        click.option(
+            "--jobs", "-j", type=click.IntRange(1), default=1, show_default=True, help="Runs at a time."
+        ),
+        click.option(
+            "--timeout",
+            type=click.FloatRange(0, min_open=True),
+            metavar="SECONDS",
+            help="End a run after this.",
+        ),
+        click.option("--fresh", is_flag=True, help="Re-use nothing."),
+        click.option("--retry-failed", is_flag=True, help="Run again what failed before."),
+        click.option(
+            "--discard-embeddings", is_flag=True, help="Do not keep test embeddings for other protocols."
+        ),
+        click.option("--dry-run", is_flag=True, help="Say what would be run, and stop."),
+        click.option("--json", "as_json", is_flag=True, help="Print records as JSON instead of tables."),
+        click.option("--quiet", "-q", is_flag=True, help="Print the result alone."),
+        click.option("--verbose", "-v", is_flag=True, help="Print tracebacks of failed runs."),
+        RESULTS,
+        DATA_DIR,
+        PLUGIN,
+    ]
+
+    def decorate(command: _Command) -> _Command:
+        for option in reversed(options):  # the last that is applied comes first in the help
+            command = option(command)
+        return command
+
+    return decorate
+
+
 class Group(click.Group):
     """Commands with did-you-mean, our exit codes, and no traceback unless --debug asks for it."""
 
@@ -86,105 +179,32 @@ def cli(debug: bool) -> None:
     show_default=True,
     help="all, paper (those of the CM-GANs and ACMR papers), or names with commas: cca,cca[ridge=0.1].",
 )
-@click.option(
-    "--dataset",
-    "-d",
-    default="emoji",
-    show_default=True,
-    help="See: xmbench list datasets; or data of your own: a TOML file or a folder.",
-)
-@click.option(
-    "--features", metavar="IMAGE+TEXT", help="Features, such as lite0+tfidf.  [default: the dataset's]"
-)
-@click.option(
-    "--scaling", metavar="IMAGE+TEXT", help="Input scaling, such as zscore+none.  [default: the features']"
-)
-@PARTS
-@click.option("--split", help="Name of the split.  [default: the dataset's first]")
-@click.option(
-    "--seeds", default="0", show_default=True, help="Split seed and method seed together: 0-4 or 0,3,7."
-)
-@click.option("--seed", type=click.IntRange(0), help="Hold the method's seed at this value.")
-@click.option("--split-seed", type=click.IntRange(0), help="Hold the split seed at this value.")
-@click.option("--protocol", "protocol_name", default="default", show_default=True, help="How to score.")
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="METHOD.PARAMETER=VALUE",
-    help="Set a parameter where brackets do not.",
-)
-@click.option(
-    "--tune",
-    type=click.Choice(["grid", "random"]),
-    help="Choose what is not set by hand on the validation rows: from the whole grid, or a draw of it.",
-)
-@click.option("--budget", type=click.IntRange(1), help="With --tune: trials of each method.  [default: 12]")
-@click.option("--transductive", is_flag=True, help="Let methods that ask for it learn from test features.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of each run.")
-@click.option("--jobs", "-j", type=click.IntRange(1), default=1, show_default=True, help="Runs at a time.")
-@click.option(
-    "--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="End a run after this."
-)
-@click.option("--fresh", is_flag=True, help="Re-use nothing.")
-@click.option("--retry-failed", is_flag=True, help="Run again what failed before.")
-@click.option("--discard-embeddings", is_flag=True, help="Do not keep test embeddings for other protocols.")
-@click.option("--dry-run", is_flag=True, help="Say what would be run, and stop.")
-@click.option("--json", "as_json", is_flag=True, help="Print records as JSON instead of tables.")
-@click.option("--quiet", "-q", is_flag=True, help="Print the result alone.")
-@click.option("--verbose", "-v", is_flag=True, help="Print tracebacks of failed runs.")
-@RESULTS
-@DATA_DIR
-@PLUGIN
-def run(**options: Any) -> None:
+@_run_options(seeds="0")
+def run(methods: str, **options: Any) -> None:
     """Run methods on a dataset and print the leaderboard of these runs.
 
     Finished runs are re-used: the same command again is done in a moment, and one that was interrupted goes
     on where it was. Exit code 1 if a run failed.
     """
-    from xmbench.plan import Plan, Request, Reuse
-    from xmbench.protocol import protocol
-    from xmbench.tuning import BUDGET
-
-    if options["timeout"] is not None and not isfinite(options["timeout"]):
-        raise UsageError(f"--timeout: expected a number of seconds, got {options['timeout']}")
-    if options["budget"] and not options["tune"]:
-        raise UsageError("--budget goes with --tune grid or --tune random")
     registry = _registry(options["plugins"])
-    request = Request(
-        methods=registry.expand(options["methods"]),
-        dataset=options["dataset"],
-        features=options["features"],
-        scaling=options["scaling"],
-        parts=options["parts"],
-        split=options["split"],
-        seeds=_seeds(options["seeds"], options["seed"], options["split_seed"]),
-        protocol=protocol(options["protocol_name"]),
-        settings=_settings(options["settings"]),
-        transductive=options["transductive"],
-        device=_device(options["device"]),
-        threads=options["threads"],
-        tuning=(options["tune"], options["budget"] or BUDGET) if options["tune"] else None,
-    )
-    with _reporter(options["quiet"], options["verbose"]) as reporter:
-        plan = Plan(request, registry, _places(options["data_dir"], options["results"]), reporter.progress)
-        if options["dry_run"]:
-            from xmbench.record import Results
+    _carry_out(registry, registry.expand(methods), options, _tables_text)
 
-            _print_plan(plan, Results(plan.places.results), options["as_json"])
-            return
-        reuse = Reuse(
-            fresh=options["fresh"],
-            retry_failed=options["retry_failed"],
-            keep_embeddings=not options["discard_embeddings"],
-        )
-        records = plan.run(
-            n_jobs=options["jobs"], timeout=options["timeout"], reuse=reuse, on_event=reporter.on_event
-        )
-    _print_records(records, options["as_json"])
-    if any(record.status != "ok" for record in records):
-        raise SystemExit(1)
+
+@cli.command()
+@click.argument("method")
+@_run_options(seeds="0-4")
+def ablate(method: str, **options: Any) -> None:
+    """Run METHOD and each of its ablations, and print what the full model loses with each of its pieces.
+
+    What is in brackets or --set holds for all of them: acmr[preset=paper]. Runs are those of "xmbench run -m
+    METHOD[ablation=NAME]" and are re-used as there. Differences to the full model are paired by split. Exit code 1
+    if a run failed. Which ablations there are, and what they set: xmbench info METHOD.
+    """
+    from xmbench.plan import with_ablations
+
+    registry = _registry(options["plugins"])
+    methods = with_ablations(method, _settings(options["settings"]), registry)
+    _carry_out(registry, methods, options, _ablations_text)
 
 
 @cli.command("list")
@@ -626,7 +646,7 @@ def rescore(results: str, names: tuple[str, ...], as_json: bool) -> None:
     from xmbench.rescore import rescore_all
 
     anew = rescore_all(Results(Path(results)), [protocol(name) for name in names])
-    _print_records(anew, as_json)
+    _print_records(anew, as_json, _tables_text)
 
 
 @cli.command()
@@ -821,6 +841,56 @@ def evaluate(
         click.echo(scores_text(found))
 
 
+# -- runs --------------------------------------------------------------------------------------------
+
+
+def _carry_out(
+    registry: Registry, methods: Sequence[str], options: dict[str, Any], text: Callable[[list[Record]], str]
+) -> None:
+    """Do the runs that the options of :func:`_run_options` ask for, print them, and exit with 1 if one failed."""
+    from xmbench.plan import Plan, Request, Reuse
+    from xmbench.protocol import protocol
+    from xmbench.tuning import BUDGET
+
+    if options["timeout"] is not None and not isfinite(options["timeout"]):
+        raise UsageError(f"--timeout: expected a number of seconds, got {options['timeout']}")
+    if options["budget"] and not options["tune"]:
+        raise UsageError("--budget goes with --tune grid or --tune random")
+    request = Request(
+        methods=methods,
+        dataset=options["dataset"],
+        features=options["features"],
+        scaling=options["scaling"],
+        parts=options["parts"],
+        split=options["split"],
+        seeds=_seeds(options["seeds"], options["seed"], options["split_seed"]),
+        protocol=protocol(options["protocol_name"]),
+        settings=_settings(options["settings"]),
+        transductive=options["transductive"],
+        device=_device(options["device"]),
+        threads=options["threads"],
+        tuning=(options["tune"], options["budget"] or BUDGET) if options["tune"] else None,
+    )
+    with _reporter(options["quiet"], options["verbose"]) as reporter:
+        plan = Plan(request, registry, _places(options["data_dir"], options["results"]), reporter.progress)
+        if options["dry_run"]:
+            from xmbench.record import Results
+
+            _print_plan(plan, Results(plan.places.results), options["as_json"])
+            return
+        reuse = Reuse(
+            fresh=options["fresh"],
+            retry_failed=options["retry_failed"],
+            keep_embeddings=not options["discard_embeddings"],
+        )
+        records = plan.run(
+            n_jobs=options["jobs"], timeout=options["timeout"], reuse=reuse, on_event=reporter.on_event
+        )
+    _print_records(records, options["as_json"], text)
+    if any(record.status != "ok" for record in records):
+        raise SystemExit(1)
+
+
 # -- options into values -----------------------------------------------------------------------------
 
 
@@ -961,15 +1031,25 @@ def _print_plan(plan: Any, results: Any, as_json: bool) -> None:
         click.echo(f"{row['method']}  {where}  {row['score_id']}  {row['state']}")
 
 
-def _print_records(records: list[Record], as_json: bool) -> None:
+def _print_records(records: list[Record], as_json: bool, text: Callable[[list[Record]], str]) -> None:
     if as_json:
         import msgspec
 
         _print_json([msgspec.to_builtins(record) for record in records])
-        return
+    else:
+        click.echo(text(records))
+
+
+def _tables_text(records: list[Record]) -> str:
     from xmbench.leaderboard import tables, to_text
 
-    click.echo("\n\n".join(to_text(table) for table in tables(records)))
+    return "\n\n".join(map(to_text, tables(records)))
+
+
+def _ablations_text(records: list[Record]) -> str:
+    from xmbench.leaderboard import ablations_to_text, tables
+
+    return "\n\n".join(map(ablations_to_text, tables(records)))
 
 
 def _print_json(value: object) -> None:

@@ -130,9 +130,10 @@ def _rows(record: Record) -> tuple[int, int]:
 def comparable(records: Sequence[Record]) -> tuple[list[str], list[Record]]:
     """Methods with several splits, by falling mean over the splits that all of them share, and their runs on these.
 
-    Methods with a single split are left out. None are comparable with fewer than two shared splits, or where
-    splits are the same in their test rows.
+    Methods with a single split are left out, and so are ablations, which are held against their full models alone.
+    None are comparable with fewer than two shared splits, or where splits are the same in their test rows.
     """
+    records = [record for record in records if record.method.ablation is None]
     scores = {label: mine for label, mine in by_split(records).items() if len(mine) > 1}
     common = set.intersection(*(set(mine) for mine in scores.values())) if scores else set()
     if len(common) < 2 or same_test(records):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from xmbench._io import atomic_write, npz_bytes, read_npz
 from xmbench._io import clean as clean  # where others look for it
+from xmbench.ablation import COLUMNS as ABLATED
+from xmbench.ablation import Ablations, Row, ablations
 from xmbench.data import PARTS
 from xmbench.differences import (
     COLUMNS,
@@ -107,6 +109,7 @@ class Table:
         footer: sentences below the table.
         differences: cells of the claims that each row is above the next one, where there are several splits.
         published: tables of papers on the same dataset and split.
+        ablations: models without one of their pieces, which have no row above.
     """
 
     heading: str
@@ -116,6 +119,7 @@ class Table:
     footer: tuple[str, ...]
     differences: tuple[tuple[str, ...], ...] = ()
     published: tuple[Beside, ...] = ()
+    ablations: tuple[Ablations, ...] = ()
 
 
 def frame(records: Sequence[Record]) -> pd.DataFrame:
@@ -206,42 +210,34 @@ def _group_order(key: tuple[str, ...]) -> tuple[object, ...]:
 
 def _table(records: list[Record], stale: Callable[[Record], bool]) -> Table:
     records = sorted(records, key=_order)
+    models = [record for record in records if record.method.ablation is None]
     first = records[0]
-    runs = frame(records)
+    runs = frame(models or records)
     by_label: dict[str, list[Record]] = {}
     for record in records:
         by_label.setdefault(record.method.label, []).append(record)
     means, spreads = {}, {}
-    if len(runs):
-        grouped = runs.groupby("label")
-        numbers = [column for column in runs.columns if column not in ("label", "seed", "split_seed")]
+    if len(finished := frame(records)):
+        grouped = finished.groupby("label")
+        numbers = [column for column in finished.columns if column not in ("label", "seed", "split_seed")]
         means = grouped[numbers].mean().to_dict("index")
         spreads = grouped[numbers].std(ddof=1).to_dict("index")
-    labels = sorted(by_label, key=lambda label: (-_or_last(means.get(label, {}).get("bimodal")), label))
+    ordered = sorted(by_label, key=lambda label: (-_or_last(means.get(label, {}).get("bimodal")), label))
+    shown = {
+        label: _row(by_label[label], means.get(label, {}), spreads.get(label, {}), stale) for label in ordered
+    }
+    labels = [label for label in ordered if by_label[label][0].method.ablation is None]
     notes: dict[str, list[str]] = {}  # words -> the rows that they are of
     rows, competing = [], []
     for label in labels:
-        mine = by_label[label]
-        finished = [record for record in mine if record.status == "ok"]
-        marks = []
-        if finished and any(stale(record) for record in finished):
-            marks.append("stale")
-        if any(record.method.transductive for record in mine):
-            marks.append("transductive")
-        departures = _merged(words for record in mine for words in record.method.departures)
-        for words in departures:
+        marks = list(shown[label].marks)
+        competing.append(not {"stale", "transductive"} & set(marks))
+        for words in shown[label].departures:
             notes.setdefault(words, []).append(label)
-        if departures:
+        if departures := shown[label].departures:
             places = sorted(list(notes).index(words) + 1 for words in departures)
             marks.append(f"note{'s' * (len(places) > 1)} {_ranges(places)}")
-        cells = [label + (f" ({', '.join(marks)})" if marks else "")]
-        for column in SCORES.values():
-            mean, spread = means.get(label, {}).get(column), spreads.get(label, {}).get(column)
-            cells.append(_score(mean, spread))
-        cells.append(_seconds(means.get(label, {}).get("fit")))
-        cells.append(str(len(finished)) if len(finished) == len(mine) else f"{len(finished)} of {len(mine)}")
-        rows.append(tuple(cells))
-        competing.append(not {"stale", "transductive"} & set(marks))
+        rows.append((label + (f" ({', '.join(marks)})" if marks else ""), *shown[label].cells))
     bold = set()
     for j, column in enumerate(SCORES.values(), start=1):
         values = {
@@ -258,7 +254,7 @@ def _table(records: list[Record], stale: Callable[[Record], bool]) -> Table:
         rows.append((*cells, *[""] * (len(SCORES) + 3 - len(cells))))
     failures = [
         f"{record.method.label}, seed {record.seed}: {record.status}: {record.reason}"
-        for record in records
+        for record in models
         if record.status != "ok"
     ]
     data, protocol = first.dataset, Protocol(**first.protocol)
@@ -271,13 +267,44 @@ def _table(records: list[Record], stale: Callable[[Record], bool]) -> Table:
         rows=tuple(rows),
         bold=frozenset(bold),
         footer=(
-            *_footer(records, runs),
+            *_footer(records, finished, models or records),
             *(f"Note {i}: {', '.join(noted)}: {words}." for i, (words, noted) in enumerate(notes.items(), 1)),
             *failures,
         ),
         differences=tuple(claim.cells() for claim in neighbours(records)),
-        published=_published(records, means),
+        published=_published(models, {label: means[label] for label in labels if label in means}),
+        ablations=ablations(records, {label: _scores_of(row) for label, row in shown.items()}),
     )
+
+
+def _row(
+    records: Sequence[Record],
+    mean: Mapping[Any, Any],
+    spread: Mapping[Any, Any],
+    stale: Callable[[Record], bool],
+) -> Row:
+    """All cells of a row but its name."""
+    finished = [record for record in records if record.status == "ok"]
+    marks = []
+    if finished and any(stale(record) for record in finished):
+        marks.append("stale")
+    if any(record.method.transductive for record in records):
+        marks.append("transductive")
+    return Row(
+        cells=(
+            *(_score(mean.get(column), spread.get(column)) for column in SCORES.values()),
+            _seconds(mean.get("fit")),
+            str(len(finished)) if len(finished) == len(records) else f"{len(finished)} of {len(records)}",
+        ),
+        marks=tuple(marks),
+        departures=tuple(_merged(words for record in records for words in record.method.departures)),
+    )
+
+
+def _scores_of(row: Row) -> Row:
+    """The cells of a row that a table of ablations has."""
+    named = dict(zip((*SCORES, "fit s", "runs"), row.cells, strict=True))
+    return replace(row, cells=tuple(named[title] for title in ABLATED))
 
 
 def _merged(departures: Iterable[str]) -> list[str]:
@@ -291,9 +318,11 @@ def _merged(departures: Iterable[str]) -> list[str]:
 
 def _published(records: list[Record], means: dict[Any, dict[Any, Any]]) -> tuple[Beside, ...]:
     """Tables of papers for a table of ours, with the mean scores of its rows."""
+    if not means:
+        return ()
     data, protocol = records[0].dataset, str(records[0].protocol["name"])
     found = beside(data.name, data.split, data.features, protocol)
-    if not found or not means or not all(record.dataset.complete for record in records):
+    if not found or not all(record.dataset.complete for record in records):
         return ()
     scores = list(SCORES.values())[:6]
     cells = {label: [_score(row[column], None) for column in scores] for label, row in means.items()}
@@ -350,7 +379,8 @@ def _sizes(records: list[Record]) -> str:
     return ", ".join(f"{_span([record.dataset.sizes[part] for record in records])} {part}" for part in PARTS)
 
 
-def _footer(records: list[Record], runs: pd.DataFrame) -> list[str]:
+def _footer(records: list[Record], runs: pd.DataFrame, models: list[Record]) -> list[str]:
+    """What all records of a table share, and the parameters of its rows, the ``models``."""
     first = records[0]
     protocol = Protocol(**first.protocol)
     data = first.dataset
@@ -372,7 +402,7 @@ def _footer(records: list[Record], runs: pd.DataFrame) -> list[str]:
         f"Split {data.split}: {_sizes(records)}.",
         f"Features {data.features} ({provenance}); scaling {data.scaling}, fitted on training rows.",
         f"Data fingerprint: {named}.",
-        _parameters(records),
+        _parameters(models),
     ]
     known = _findings([record.dataset.findings for record in records])
     if known:
@@ -537,28 +567,45 @@ def escape(text: str) -> str:
 
 
 def to_text(table: Table) -> str:
-    """The table for a terminal, and the figures that papers have in its place."""
-    from tabulate import tabulate
-
-    def body(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-        cells = [[clean(cell) for cell in row] for row in rows]
-        return tabulate(cells, headers=list(map(clean, columns)), tablefmt="simple", disable_numparse=True)
-
-    lines = [clean(table.heading), "", body(table.columns, table.rows), "", *map(clean, table.footer)]
+    """The table for a terminal, with its ablations, and the figures that papers have in its place."""
+    lines = [clean(table.heading), "", _plain(table.columns, table.rows), "", *map(clean, table.footer)]
+    for section in table.ablations:
+        lines += ["", *_section(section)]
     for other in table.published:
         lines += [
             "",
             f"Published figures (ours / published): {other.title}",
             "",
-            body(other.columns, other.rows),
+            _plain(other.columns, other.rows),
             "",
         ]
         lines += map(clean, other.footer)
     return "\n".join(lines)
 
 
+def ablations_to_text(table: Table) -> str:
+    """The ablations of a table alone for a terminal, and what is to be known of the runs."""
+    lines = [clean(table.heading), ""]
+    for section in table.ablations:
+        lines += _section(section)
+    return "\n".join([*lines, "", *map(clean, table.footer)])
+
+
+def _section(section: Ablations) -> list[str]:
+    body = _plain(section.columns, section.rows)
+    return [clean(f"Ablations: {section.title}"), "", body, "", *map(clean, section.footer)]
+
+
+def _plain(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Cells as a table for a terminal."""
+    from tabulate import tabulate
+
+    cells = [[clean(cell) for cell in row] for row in rows]
+    return tabulate(cells, headers=list(map(clean, columns)), tablefmt="simple", disable_numparse=True)
+
+
 def to_markdown(table: Table) -> str:
-    """The table as GitHub-flavoured Markdown, with published figures and differences below it."""
+    """The table as GitHub-flavoured Markdown, with ablations, published figures and differences below it."""
     rows = []
     for i, row in enumerate(table.rows):
         cells = [escape(cell) for cell in row]
@@ -568,6 +615,12 @@ def to_markdown(table: Table) -> str:
         _grid(table.columns, rows),
         _bullets([*table.footer, *([BOLD] if table.bold else [])]),
     ]
+    for section in table.ablations:
+        blocks += [
+            f"### Ablations: {escape(section.title)}",
+            _grid(section.columns, _escaped(section.rows)),
+            _bullets(section.footer),
+        ]
     for other in table.published:
         blocks += [
             f"### Published figures: {escape(other.title)}"
@@ -610,7 +663,12 @@ def page(
         "Made by `xmbench leaderboard` from the records beside it; edits are lost, and `--check` finds them.\n"
     )
     found = tables(records, stale)
-    compared = any(table.differences or any(other.claims for other in table.published) for table in found)
+    compared = any(
+        table.differences
+        or any(other.claims for other in table.published)
+        or any(section.compared for section in table.ablations)
+        for table in found
+    )
     tail = [f"## How differences are read\n\n{escape(EXPLANATION)}\n"] * compared
     return "\n".join([head, *map(to_markdown, _once(found)), *tail])
 

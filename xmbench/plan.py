@@ -183,6 +183,45 @@ class _Choice:
         )
 
 
+def with_ablations(spec: str, settings: Mapping[str, Mapping[str, object]], registry: Registry) -> list[str]:
+    """The spec of a full model, then those of the ablations that its method declares, in the same brackets.
+
+    Args:
+        spec: of the full model, such as ``acmr`` or ``acmr[preset=paper]``.
+        settings: as in :class:`Request`.
+        registry: where methods are to be had.
+
+    Raises:
+        UsageError: the method declares no ablation, or the spec is that of one.
+        PluginError: the method cannot be imported.
+    """
+    name, parameters = parse_spec(spec)
+    method = registry.method(name)
+    if not _ablations(method):
+        others = {other for other in registry.methods if _declares_ablations(registry, other)}
+        raise UsageError(
+            f"{name} declares no ablations; these methods do: {', '.join(sorted(others)) or 'none'}"
+        )
+    if "ablation" in {**settings.get(name, {}), **parameters}:
+        raise UsageError(
+            f"{spec}: name the full model, without an ablation; its ablations ({', '.join(_ablations(method))}) "
+            "are all run beside it"
+        )
+    return [spec, *(label_of(name, {**parameters, "ablation": ablation}) for ablation in _ablations(method))]
+
+
+def _ablations(method: type[Method]) -> Mapping[str, Mapping[str, object]]:
+    """Those that can be asked for: a parameter of the name goes before them."""
+    return {} if "ablation" in method.defaults() else method.ablations
+
+
+def _declares_ablations(registry: Registry, name: str) -> bool:
+    try:
+        return bool(_ablations(registry.method(name)))
+    except PluginError:  # a broken one declares nothing that could be run
+        return False
+
+
 def choose(request: Request, registry: Registry) -> list[_Choice]:
     """Resolve the methods of a request.
 
@@ -190,7 +229,8 @@ def choose(request: Request, registry: Registry) -> list[_Choice]:
     problem; it becomes a failed row.
 
     Raises:
-        UsageError: an unknown method, an unknown or ill-typed parameter, or a grid that the budget does not allow.
+        UsageError: an unknown method, an unknown or ill-typed parameter, one that the ablation sets itself, or a grid
+            that the budget does not allow.
     """
     chosen: dict[str, _Choice] = {}
     known = {parse_spec(spec)[0] for spec in request.methods}
@@ -207,8 +247,18 @@ def choose(request: Request, registry: Registry) -> list[_Choice]:
         try:
             method = plugin.load().resolve(parameters)
             sets = {"preset": method.presets, "ablation": method.ablations}
-            named = [set(sets[kind][str(parameters[kind])]) for kind in sets if kind in parameters]
-            choice = _Choice(plugin, label, method, fixed=tuple(sorted(set(parameters).union(*named))))
+            named = {
+                kind: set(sets[kind][str(parameters[kind])])
+                for kind in sets
+                if kind in parameters and kind not in method.defaults()
+            }
+            if twice := sorted(named.get("ablation", set()) & set(parameters)):
+                raise UsageError(
+                    f"{label}: the ablation itself sets {', '.join(twice)}, and with another value it would be "
+                    "another model under its name; leave that out of the brackets and of --set"
+                )
+            fixed = set(parameters).union(*named.values())
+            choice = _Choice(plugin, label, method, fixed=tuple(sorted(fixed)))
             choice.tried(
                 method.get_params(), request.tuning, 0
             )  # what is wrong with it is told before any run

@@ -47,6 +47,27 @@ class MethodRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trained: bool
     departures: list[str]
 
+    @property
+    def ablation(self) -> str | None:
+        """Name of the ablation that the label asks for; None for a full model."""
+        return None if "ablation" in self.params else _ablation(self.label)[1]
+
+    @property
+    def full(self) -> str:
+        """Label of the full model: that of an ablation with all else that is in its brackets."""
+        return self.label if self.ablation is None else _ablation(self.label)[0]
+
+
+def _ablation(label: str) -> tuple[str, str | None]:
+    """A label without its ``ablation=``, and what that names, if it is there."""
+    match = re.fullmatch(r"([^\[\]]+)\[([^\[\]]*)\]", label, flags=re.DOTALL)
+    items = match[2].split(",") if match else []
+    named = [item.partition("=")[2] for item in items if item.startswith("ablation=")]
+    if not (match and named):
+        return label, None
+    rest = ",".join(item for item in items if not item.startswith("ablation="))
+    return (f"{match[1]}[{rest}]" if rest else match[1]), named[0]
+
 
 class DatasetRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The data of a run."""
