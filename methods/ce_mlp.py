@@ -74,7 +74,7 @@ class CeMlp(Trained):
         learning_rate: float = 1e-3,
         batch_size: int = 64,
         max_epochs: int = 60,
-        patience: int = 10,
+        patience: int = 6,
         random_state: int = 0,
     ) -> None:
         self.hidden = hidden

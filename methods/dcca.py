@@ -95,8 +95,8 @@ class Dcca(Trained):
         weight_decay: float = 1e-4,
         learning_rate: float = 1e-3,
         batch_size: int | None = None,
-        max_epochs: int = 100,
-        patience: int = 10,
+        max_epochs: int = 60,
+        patience: int = 6,
         random_state: int = 0,
     ) -> None:
         self.n_components = n_components

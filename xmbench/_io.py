@@ -192,6 +192,66 @@ def imported_siblings(path: Path) -> list[Path]:
     return found[:1] + sorted(found[1:])
 
 
+def shared_source(paths: Iterable[Path]) -> list[object]:
+    """What Python files import from the shared code of trained methods, and all that it rests on there, as trees.
+
+    Of ``xmbench.nn`` and ``xmbench.training`` only the definitions that a file reaches by name count, so that what is
+    added there for another method changes nothing.
+    """
+    import ast
+
+    rooms = {name: _Definitions(Path(__file__).with_name(f"{name}.py")) for name in ("nn", "training")}
+    queue: list[tuple[str, str]] = []
+    for path in paths:
+        queue += [
+            (home, name) for home, name in _imported_names(ast.parse(path.read_bytes())) if home in rooms
+        ]
+    found: dict[tuple[str, str], object] = {}
+    while queue:
+        home, name = queue.pop()
+        if (home, name) in found:
+            continue
+        room = rooms[home]
+        if name in room.imported:
+            queue.append(room.imported[name])
+        elif name in room.nodes:
+            found[home, name] = _tree(room.nodes[name])
+            queue += [(home, used.id) for used in ast.walk(room.nodes[name]) if isinstance(used, ast.Name)]
+    return [[home, name, tree] for (home, name), tree in sorted(found.items())]
+
+
+class _Definitions:
+    """The top level of a shared module: name -> its definition, or the shared module it comes from."""
+
+    def __init__(self, path: Path) -> None:
+        import ast
+
+        body = ast.parse(path.read_bytes())
+        self.imported = {
+            name: (home, name) for home, name in _imported_names(body) if home in ("nn", "training")
+        }
+        self.nodes: dict[str, Any] = {}
+        for node in body.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                self.nodes[node.name] = node
+            elif isinstance(node, ast.Assign):
+                self.nodes |= {target.id: node for target in node.targets if isinstance(target, ast.Name)}
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                self.nodes[node.target.id] = node
+
+
+def _imported_names(tree: Any) -> list[tuple[str, str]]:
+    """(module, name) of what is imported with ``from xmbench.module import name``, anywhere."""
+    import ast
+
+    return [
+        (node.module.removeprefix("xmbench."), alias.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("xmbench.")
+        for alias in node.names
+    ]
+
+
 def offline() -> bool:
     """Whether ``XMBENCH_OFFLINE`` forbids the network."""
     return os.environ.get("XMBENCH_OFFLINE", "").lower() not in ("", "0", "false", "no")

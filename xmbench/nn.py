@@ -159,7 +159,8 @@ class Adam:
         parameters: tensors that require gradients.
         learning_rate: step size; may be changed between steps.
         beta1: decay of the first moment.
-        weight_decay: L2 penalty, added to the gradient as ``weight_decay * parameter``.
+        weight_decay: L2 penalty, added to the gradient as ``weight_decay * parameter``. ``weight_decays`` has it for
+            each parameter, and may be changed between steps.
     """
 
     def __init__(
@@ -173,52 +174,52 @@ class Adam:
         import torch
 
         self.parameters = list(parameters)
-        self.learning_rate, self.beta1, self.weight_decay = learning_rate, beta1, weight_decay
-        self.steps = 0
+        self.learning_rate, self.beta1, self.steps = learning_rate, beta1, 0
+        self.weight_decays = [weight_decay] * len(self.parameters)
         self._fused: Any = getattr(torch, "_fused_adam_", None)
         self._moments = [[torch.zeros_like(tensor) for tensor in self.parameters] for _ in range(2)]
         self._counts = [
             torch.zeros((), dtype=torch.float32, device=tensor.device) for tensor in self.parameters
         ]
-        self._peer = None if self._fused else self._torch_adam()
-
-    def _torch_adam(self) -> Any:
-        import torch
-
-        return torch.optim.Adam(
-            self.parameters,
-            lr=self.learning_rate,
-            betas=(self.beta1, 0.999),
-            weight_decay=self.weight_decay,
-            fused=True,
-        )
+        self._peer = None
+        if self._fused is None:
+            groups = [{"params": [tensor]} for tensor in self.parameters]
+            self._peer = torch.optim.Adam(groups, betas=(beta1, 0.999), fused=True)
 
     def step(self, loss: Tensor) -> None:
         """Take the gradients of ``loss`` and move every parameter that has one."""
-        import torch
-
         for tensor in self.parameters:
             tensor.grad = None
         loss.backward()
         self.steps += 1
         if self._peer is not None:
-            self._peer.param_groups[0]["lr"] = self.learning_rate
+            for group, decay in zip(self._peer.param_groups, self.weight_decays, strict=True):
+                group |= {"lr": self.learning_rate, "weight_decay": decay}
             self._peer.step()
             return
-        moved = [i for i, tensor in enumerate(self.parameters) if tensor.grad is not None]
-        first, second = ([moments[i] for i in moved] for moments in self._moments)
+        alike: dict[float, list[int]] = {}
+        for i, decay in enumerate(self.weight_decays):
+            if self.parameters[i].grad is not None:
+                alike.setdefault(decay, []).append(i)
+        for decay, chosen in alike.items():
+            self._move(chosen, decay)
+
+    def _move(self, chosen: Sequence[int], weight_decay: float) -> None:
+        import torch
+
+        first, second = ([moments[i] for i in chosen] for moments in self._moments)
         with torch.no_grad():
             self._fused(
-                [self.parameters[i] for i in moved],
-                [self.parameters[i].grad for i in moved],
+                [self.parameters[i] for i in chosen],
+                [self.parameters[i].grad for i in chosen],
                 first,
                 second,
                 [],
-                [self._counts[i].add_(1) for i in moved],
+                [self._counts[i].add_(1) for i in chosen],
                 lr=self.learning_rate,
                 beta1=self.beta1,
                 beta2=0.999,
-                weight_decay=self.weight_decay,
+                weight_decay=weight_decay,
                 eps=1e-8,
                 amsgrad=False,
                 maximize=False,

@@ -21,7 +21,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from xmbench._io import digest, imported_siblings, source_digest
+from xmbench._io import digest, imported_siblings, shared_source, source_digest
 from xmbench.errors import (
     InvalidParameter,
     MissingData,
@@ -128,7 +128,10 @@ class Plugin:
             return None
 
     def source_digest(self) -> str:
-        """Digest of the plugin's source and of the sibling modules it imports; comments do not count."""
+        """Digest of the plugin's source, of the sibling modules it imports, and of what it trains with.
+
+        Comments do not count; of ``xmbench.nn`` and ``xmbench.training``, only what is imported from them does.
+        """
         path = self.path
         if path is None and self.module is not None:
             from importlib.util import find_spec
@@ -137,7 +140,10 @@ class Plugin:
             path = Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
         if path is None:
             return digest([self.package, self.module])
-        code = source_digest(imported_siblings(path))
+        files = imported_siblings(path)
+        code = source_digest(files)
+        if shared := shared_source(files):
+            code = digest([code, shared])
         return digest([self.package, code]) if self.package else code
 
 
