@@ -245,11 +245,8 @@ class AcmrLearner(Learner):
         D, relevant = distances(v, t), matching(targets, targets)
         imi = triplet_loss(D, relevant, method) + triplet_loss(D.T, relevant, method)
         imd = sum(label_loss(self.label_classifier(rows), targets, method.multi_label) for rows in (v, t))
-        embedding = method.reg_weight * sum(self.norms)
-        if method.use_imi:
-            embedding = embedding + method.alpha * imi
-        if method.use_imd:
-            embedding = embedding + method.beta * imd
+        alpha, beta = method.alpha * method.use_imi, method.beta * method.use_imd
+        embedding = alpha * imi + beta * imd + method.reg_weight * sum(self.norms)
         other = 1 - relevant
         return {
             "embedding_loss": embedding,
