@@ -664,16 +664,17 @@ def plot(
     their mean. Each task is a panel. Needs the extra "plots".  [tasks by default: image-text and text-image]
     """
     from xmbench import plot as figures
+    from xmbench.drawing import check_output, write
     from xmbench.record import Results
     from xmbench.rescore import named_tasks
 
     path = Path(output or f"{kind}.png")
-    figures.check_output(path)
+    check_output(path)
     runs = figures.choose(Results(Path(results)), records, **which)
     drawn = figures.figure(
         kind, runs, named_tasks(tasks or ("image-text", "text-image")), max_scope=max_scope
     )
-    figures.write(drawn, path)
+    write(drawn, path)
     click.echo(f"wrote {path}")
 
 
