@@ -100,12 +100,13 @@ def nth_looks(i: int) -> dict[str, Any]:
     }
 
 
-def empty_panels(n: int, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
-    """``n`` panels, two in a row, of ``height`` inches each."""
+def empty_panels(n: int, height: float, *, wide: bool = False, **options: Any) -> tuple[Figure, list[Axes]]:
+    """``n`` panels of ``height`` inches each, two in a row, or one where they are ``wide``."""
     from matplotlib.figure import Figure
 
-    columns, rows = (1, 1) if n == 1 else (2, (n + 1) // 2)
-    size = (_NARROW if columns == 1 else _WIDE, rows * height)
+    columns = 1 if wide else min(n, 2)
+    rows = -(-n // columns)
+    size = (_WIDE if wide or n > 1 else _NARROW, rows * height)
     drawn = Figure(figsize=size, layout="constrained")
     panels = list(drawn.subplots(rows, columns, squeeze=False, **options).flat)
     for panel in panels[n:]:

@@ -50,6 +50,7 @@ _GROUP = {
 _NOT_TUNED = "not tuned"
 _MOST_CLASSES = 1000
 _TRANSDUCTIVE = "†"
+TRANSDUCTIVE = "The method learns from the features of the test items (transductive)."
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,13 @@ class Curve:
 
 
 def choose(
-    results: Results, names: Sequence[str], *, tuned: bool | None = None, **wanted: str | None
+    results: Results,
+    names: Sequence[str],
+    *,
+    methods: Sequence[str] = (),
+    variants: bool = False,
+    tuned: bool | None = None,
+    **wanted: str | None,
 ) -> list[Run]:
     """The runs that ``names`` stand for, as ``rescore.find`` reads them; without names, all finished ones.
 
@@ -88,6 +95,9 @@ def choose(
     Args:
         results: the folder of records.
         names: score ids, their beginnings, or paths of records.
+        methods: without names: labels of methods, such as ``cca[ridge=0.1]``; what is no label stands for all runs
+            of the method of that name.
+        variants: a name of a method stands for all of its runs even if it is a label too.
         tuned: without names: the tuned runs alone, or those that were not tuned; None for both.
         wanted: without names: the ``dataset``, ``split``, ``features``, ``scaling`` and ``protocol`` of the
             runs; None for any, but for the protocol ``default``.
@@ -98,13 +108,16 @@ def choose(
         InvalidRecord: a record cannot be read, or two runs of one split were given different data.
     """
     if names:
-        if tuned is not None or any(value is not None for value in wanted.values()):
-            raise UsageError(f"{_options(_GROUP)} choose among all runs; leave them out, or every RECORD")
+        if methods or tuned is not None or any(value is not None for value in wanted.values()):
+            raise UsageError(
+                f"--method, {_options(_GROUP)} choose among all runs; leave them out, or every RECORD"
+            )
         runs = [_run(results, name) for name in dict.fromkeys(names)]
         runs = list({run.record.score_id: run for run in runs}.values())
         _refuse_twins(runs)
     else:
-        runs = _newest(results, {**wanted, "protocol": wanted.get("protocol") or "default"}, tuned)
+        wanted["protocol"] = wanted.get("protocol") or "default"
+        runs = _newest(results, wanted, methods, variants, tuned)
     _refuse_mixtures(runs)
     check_same_data(run.record for run in runs)
     return runs
@@ -127,7 +140,13 @@ def _refuse_twins(runs: Sequence[Run]) -> None:
             )
 
 
-def _newest(results: Results, wanted: Mapping[str, str | None], tuned: bool | None) -> list[Run]:
+def _newest(
+    results: Results,
+    wanted: Mapping[str, str | None],
+    methods: Sequence[str],
+    variants: bool,
+    tuned: bool | None,
+) -> list[Run]:
     protocol_named(str(wanted["protocol"]))
     found = results.newest()
     if not found:
@@ -139,6 +158,8 @@ def _newest(results: Results, wanted: Mapping[str, str | None], tuned: bool | No
             found = [record for record in found if group_key(record)[place] == value]
             if not found:
                 raise MissingData(_nothing(results, field, value, known))
+    if methods:
+        found = _of_methods(results, found, methods, variants)
     kept = [record for record in found if tuned in (None, record.tuning is not None)]
     if not kept:
         what = (
@@ -146,6 +167,24 @@ def _newest(results: Results, wanted: Mapping[str, str | None], tuned: bool | No
         )
         raise MissingData(f"none of these {len(found)} runs in {results.folder} {what}")
     return [Run(record, results.record_path(record.score_id).with_suffix(".npz")) for record in kept]
+
+
+def _of_methods(
+    results: Results, records: Sequence[Record], methods: Sequence[str], variants: bool
+) -> list[Record]:
+    """The records of ``methods``, as :func:`choose` reads them, in the order they had."""
+    found: set[str] = set()
+    for method in methods:
+        mine = {record.score_id for record in records if record.method.label == method}
+        if variants or not mine:
+            mine |= {record.score_id for record in records if record.method.name == method}
+        if not mine:
+            known = ", ".join(sorted({clean(record.method.label) for record in records}))
+            raise MissingData(
+                f"no finished run of {clean(method)} among these in {results.folder}; there are some of: {known}"
+            )
+        found |= mine
+    return [record for record in records if record.score_id in found]
 
 
 def _nothing(results: Results, field: str, value: str, known: Sequence[str]) -> str:
@@ -245,7 +284,7 @@ def curves(
 
 
 def _precision_at_k(run: Run, task: str) -> Curve:
-    arrays = _arrays(run)
+    arrays = arrays_of(run)
     k, values = arrays.get(f"scopes/{task}"), arrays.get(f"precision/{task}")
     whole = k is not None and k.ndim == 1 and len(k) > 0 and k.dtype.kind in "iu"
     if k is None or not whole or k[0] != 1 or (k[1:] <= k[:-1]).any():
@@ -254,7 +293,7 @@ def _precision_at_k(run: Run, task: str) -> Curve:
 
 
 def _precision_at_recall(run: Run, task: str) -> Curve:
-    values = _arrays(run).get(f"interpolated_precision/{task}")
+    values = arrays_of(run).get(f"interpolated_precision/{task}")
     if values is None:
         raise MissingData(
             f"record {run.record.score_id} was made without precision at recall levels; add it with: "
@@ -263,7 +302,8 @@ def _precision_at_recall(run: Run, task: str) -> Curve:
     return Curve(RECALL_LEVELS, _precision(run, task, values, len(RECALL_LEVELS)), None)
 
 
-def _arrays(run: Run) -> dict[str, NDArray[Any]]:
+def arrays_of(run: Run) -> dict[str, NDArray[Any]]:
+    """What lies beside the record of a run; raises InvalidRecord."""
     try:
         return read_npz(run.arrays)
     except (FileNotFoundError, ValueError) as error:
@@ -491,7 +531,7 @@ def _notes(runs: Sequence[Run], spread: str) -> list[str]:
     else:
         notes = ["One run of each method."]
     if any(run.record.method.transductive for run in runs):
-        notes.append(f"{_TRANSDUCTIVE} The method learns from the features of the test items (transductive).")
+        notes.append(f"{_TRANSDUCTIVE} {TRANSDUCTIVE}")
     return notes
 
 
