@@ -656,7 +656,7 @@ def _tsne(runs: Sequence[Run], results: Results) -> Figure:
     handles = [Line2D([], [], marker="s", color=colour[c], **key) for c in coloured]
     labels = [cut(embeddings.class_names[c], 32) for c in coloured]
     others = len(counts) - len(coloured)
-    words = [f"{others} rarer classes"] * (others > 0) + ["no class"] * bool((mine < 0).any())
+    words = [f"{others} classes of fewer items"] * (others > 0) + ["no class"] * bool((mine < 0).any())
     if words:
         handles.append(Line2D([], [], marker="s", color=_OTHERS, **key))
         labels.append(" and ".join(words))
