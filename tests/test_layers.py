@@ -51,6 +51,8 @@ FLOORS = {
     "packing": 7,
     "data_check": 7,
     "plot": 7,
+    "diagnostics": 7,
+    "drawing": 7,
     "published": 7,
     "report": 7,
     "stats": 7,

@@ -763,6 +763,21 @@ def board(tmp_path):
     return folder
 
 
+def test_a_leaderboard_holds_average_precisions_alone(tmp_path):
+    """Neither curves, nor what a method tells of its epochs, nor the t-SNE of a figure."""
+    results = put(tmp_path / "results", *three())
+    for record in results:
+        more = {
+            "history/epoch": np.arange(3.0),
+            "tsne/images": np.zeros((2, 2)),
+            "history/stage": np.array(["a"]),
+        }
+        results.put(record, {**results.arrays(record.score_id), **more})
+    write_boards(tmp_path / "boards", results, REGISTRY)
+    names = {f"{record.score_id}/{task}" for record in results for task in TASKS}
+    assert set(read_npz(tmp_path / "boards" / "toys.npz")) == names
+
+
 def test_what_was_written_passes_the_check(board):
     assert sorted(path.name for path in board.iterdir()) == ["toys.jsonl", "toys.md", "toys.npz"]
     assert boards(board) == ["toys"]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from xmbench import cli, plot
+from xmbench import cli, drawing, plot
 from xmbench.errors import (
     InvalidRecord,
     MissingData,
@@ -109,7 +109,7 @@ def lines(panel) -> list[np.ndarray]:
 
 
 def written(drawn, path: Path) -> bytes:
-    plot.write(drawn, path)
+    drawing.write(drawn, path)
     return path.read_bytes()
 
 
@@ -454,7 +454,7 @@ def test_more_than_can_be_told_apart_is_refused(results, model):
 
 
 def test_no_two_methods_look_alike():
-    looks = [tuple(map(str, plot._looks(i).values())) for i in range(plot._MOST_METHODS)]
+    looks = [tuple(map(str, drawing.nth_looks(i).values())) for i in range(drawing.MOST_LOOKS)]
     assert len({(colour, line) for colour, line, _ in looks}) == len(looks)
     assert len({line for _, line, _ in looks[:5]}) == 5  # in print without colours
     assert len({marker for _, _, marker in looks[:8]}) == 8
@@ -566,7 +566,7 @@ def test_the_figure_names_data_protocol_warning_and_marks(results, model, kind):
 NASTY = ["$x^2$", r"$\frac{1}", "_hidden", "{a}_{b}", "<b>&amp;", "%s %d", "a\x1b[31m\nb", "‮evil", "x" * 5000]
 
 
-@pytest.mark.parametrize("suffix", plot.SUFFIXES)
+@pytest.mark.parametrize("suffix", drawing.SUFFIXES)
 @pytest.mark.parametrize("nasty", NASTY, ids=range(len(NASTY)))
 def test_text_of_records_is_shown_as_it_is(results, model, tmp_path, nasty, suffix):
     put(results, model, nasty, per_class={nasty: 0.5, "$": 0.1}, dataset={"title": nasty, "features": nasty})
@@ -612,7 +612,7 @@ def test_nothing_lies_outside_or_on_top_of_each_other(results, model):
 SIGNATURES = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
 
 
-@pytest.mark.parametrize("suffix", plot.SUFFIXES)
+@pytest.mark.parametrize("suffix", drawing.SUFFIXES)
 @pytest.mark.parametrize("kind", ["precision-scope", "per-class"])
 def test_equal_figures_are_equal_bytes_whatever_the_settings(made, tmp_path, suffix, kind):
     import matplotlib
@@ -630,11 +630,11 @@ def test_equal_figures_are_equal_bytes_whatever_the_settings(made, tmp_path, suf
 @pytest.mark.parametrize("name", ["figure.jpg", "figure", "figure.PNG", "figure.eps", ".png"])
 def test_other_formats_are_refused(name):
     with pytest.raises(UsageError, match=r"\.png, \.svg, \.pdf"):
-        plot.check_output(Path(name))
+        drawing.check_output(Path(name))
 
 
 def test_without_matplotlib_the_extra_is_named(made, monkeypatch):
-    monkeypatch.setattr(plot, "find_spec", lambda name: None)
+    monkeypatch.setattr(drawing, "find_spec", lambda name: None)
     with pytest.raises(MissingDependency, match=r"xmbench\[plots\]"):
         plot.figure("pr", plot.choose(made, []))
 
@@ -708,4 +708,4 @@ def test_a_file_that_cannot_be_written_is_refused_in_words(tmp_path):
 
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"--output.*there is no folder"):
-        plot.write(Figure(), tmp_path / "file" / "figure.png")
+        drawing.write(Figure(), tmp_path / "file" / "figure.png")

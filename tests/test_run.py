@@ -7,12 +7,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from xmbench._io import npz_bytes, read_npz
 from xmbench.data import Corpus, Features, Ragged, Split, prepare
+from xmbench.errors import ConformanceError
 from xmbench.evaluation import evaluate
+from xmbench.method import Method, MethodInfo
 from xmbench.protocol import protocol
 from xmbench.record import DatasetRow, MethodRow, Results
 from xmbench.registry import Registry
-from xmbench.run import RunSpec, bundle_store, read_bundle, read_embeddings, run_one, write_bundle
+from xmbench.run import (
+    RunSpec,
+    bundle_store,
+    history_arrays,
+    read_bundle,
+    read_embeddings,
+    run_one,
+    write_bundle,
+)
 
 N, CLASSES = 60, 3
 
@@ -274,3 +285,134 @@ def test_what_a_run_writes_to_its_data_reaches_no_other_run(tmp_path):
     one.images[:] = 7
     np.testing.assert_array_equal(read_bundle(tmp_path / "bundle", "train").images, before)
     assert (one.images == 7).all()
+
+
+# -- what a method tells of its epochs --------------------------------------------------------------
+
+
+class Told(Method):
+    """Has whatever history it is given."""
+
+    info = MethodInfo(title="Told", paper="none", year=2026, supervised=False)
+
+    def __init__(self, **learned):
+        vars(self).update(learned)
+
+    def _fit(self, train, validation, context):
+        raise NotImplementedError
+
+    _encode_image = _encode_text = None
+
+
+EPOCHS = """
+from xmbench import Method, MethodInfo
+
+class Epochs(Method):
+    info = MethodInfo(title="Epochs", paper="none", year=2026, supervised=False, trained=True)
+
+    def __init__(self, a: int = 2, random_state: int = 0) -> None:
+        self.a = a
+        self.random_state = random_state
+
+    def _fit(self, train, validation, context):
+        self.history_ = [{"stage": "only", "epoch": e, "embedding_loss": self.a / e} for e in (1, 2, 3)]
+        self.history_[1]["validation_map"] = context.validation_score(self)
+        self.best_epoch_ = 2
+
+    def _encode_image(self, x):
+        return x[:, : self.a]
+
+    _encode_text = _encode_image
+
+METHOD = Epochs
+"""
+
+
+@pytest.fixture
+def told(case):
+    """A spec of a method with a history, its bundle and results folder."""
+    spec, bundle, results, log, _ = case
+    plugin = log.parent / "epochs.py"
+    plugin.write_text(EPOCHS)
+    row = _with(spec.method, name="epochs", label="epochs", params={"a": 2, "random_state": 0})
+    data = _with(spec.dataset, sizes={"train": 40, "validation": 10, "test": 10})
+    return (
+        replace(spec, plugin=Registry([plugin]).plugin("method", "epochs"), method=row, dataset=data),
+        bundle,
+        results,
+    )
+
+
+def test_a_history_lies_beside_the_record_under_any_protocol(told):
+    spec, bundle, results = told
+    go(spec, bundle, results)
+    go(replace(spec, protocol=protocol("l2")), bundle, results)  # from kept embeddings
+    for one in (spec, replace(spec, protocol=protocol("l2"))):
+        arrays = Results(results).arrays(one.score_id)
+        found = {name: array for name, array in arrays.items() if name.startswith("history/")}
+        assert set(found) == {
+            f"history/{name}" for name in ("stage", "epoch", "embedding_loss", "validation_map", "best_epoch")
+        }
+        np.testing.assert_array_equal(found["history/epoch"], [1.0, 2.0, 3.0])
+        np.testing.assert_allclose(found["history/embedding_loss"], [2, 1, 2 / 3])
+        np.testing.assert_array_equal(np.isnan(found["history/validation_map"]), [True, False, True])
+        assert found["history/stage"].tolist() == ["only"] * 3 and found["history/best_epoch"] == 2
+        assert all(array.dtype.kind in "fUi" for array in found.values())
+
+
+def test_the_history_of_a_tuned_run_is_that_of_the_winner(told):
+    spec, bundle, results = told
+    tried = tuple({"a": a, "random_state": 0} for a in (1, 2, 3))
+    record = go(replace(spec, tuning=("grid", 3), tried=tried), bundle, results)
+    arrays = Results(results).arrays(record.score_id)
+    assert arrays["history/embedding_loss"][0] == record.params["a"]
+    assert arrays["history/validation_map"][1] == pytest.approx(
+        record.tuning.trials[record.tuning.chosen].score
+    )
+
+
+def test_embeddings_kept_before_there_were_histories_are_read_as_they_are(told, case):
+    """They are of methods that had none: nothing has to be fitted again."""
+    spec, bundle, results = told
+    go(spec, bundle, results)
+    path = Results(results).embeddings_path(spec.fit_id)
+    arrays = {name: array for name, array in read_npz(path).items() if not name.startswith("history/")}
+    path.write_bytes(npz_bytes(arrays))
+    assert read_embeddings(path).history == {}
+    other = replace(spec, protocol=protocol("l2"))
+    go(other, bundle, results)
+    assert not any(name.startswith("history/") for name in Results(results).arrays(other.score_id))
+    watcher, bundle, results, *_ = case
+    go(watcher, bundle, results)
+    assert not any(name.startswith("history/") for name in Results(results).arrays(watcher.score_id))
+
+
+def test_lines_may_lack_columns_and_no_array_holds_objects():
+    lines = [{"epoch": 1, "stage": "a"}, {"epoch": 2, "loss": np.float32(0.5)}, {"stage": "long name"}]
+    arrays = history_arrays(Told(history_=lines, best_epoch_=1))
+    np.testing.assert_array_equal(arrays["history/epoch"], [1, 2, np.nan])
+    np.testing.assert_array_equal(arrays["history/loss"], [np.nan, 0.5, np.nan])
+    assert arrays["history/stage"].tolist() == ["a", "", "long name"]
+    assert arrays["history/best_epoch"].shape == () and arrays["history/best_epoch"].dtype == np.int64
+    assert not any(array.dtype.hasobject for array in arrays.values())
+    assert history_arrays(Told()) == history_arrays(Told(history_=[])) == {}
+
+
+@pytest.mark.parametrize(
+    ("learned", "words"),
+    [
+        ({"history_": np.zeros(3)}, "list of dictionaries"),
+        ({"history_": [1, 2]}, "list of dictionaries"),
+        ({"history_": [{"epoch": 1}, {"epoch": "two"}]}, "epoch has to hold numbers alone, or text alone"),
+        ({"history_": [{"epoch": None}]}, "epoch has to hold numbers alone"),
+        ({"history_": [{"epoch": np.zeros(2)}]}, "epoch has to hold numbers alone"),
+        ({"history_": [{"a/b": 1}]}, "'a/b' cannot be a column"),
+        ({"history_": [{3: 1}]}, "3 cannot be a column"),
+        ({"history_": [{"best_epoch": 1}]}, "'best_epoch' cannot be a column"),
+        ({"history_": [{"epoch": 1}], "best_epoch_": 0}, "1 or more, got 0"),
+        ({"history_": [{"epoch": 1}], "best_epoch_": 1.5}, "1 or more, got 1.5"),
+    ],
+)
+def test_what_is_no_history_is_refused_in_words(learned, words):
+    with pytest.raises(ConformanceError, match=words):
+        history_arrays(Told(**learned))

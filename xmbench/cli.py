@@ -650,9 +650,19 @@ def rescore(results: str, names: tuple[str, ...], as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("kind", type=click.Choice(["precision-scope", "pr", "per-class"]))
+@click.argument(
+    "kind", type=click.Choice(["precision-scope", "pr", "per-class", "losses", "sensitivity", "tsne"])
+)
 @click.argument("records", nargs=-1, metavar="[RECORD]...")
 @TASK
+@click.option(
+    "--method",
+    "-m",
+    "methods",
+    multiple=True,
+    metavar="METHOD",
+    help="Without RECORD: runs of this method, such as cca or cca[ridge=0.1]; may be given again.",
+)
 @click.option("--dataset", "-d", help="Without RECORD: runs on this dataset.")
 @click.option("--split", help="Without RECORD: runs on this split.")
 @click.option("--features", metavar="IMAGE+TEXT", help="Without RECORD: runs on these features.")
@@ -677,23 +687,38 @@ def plot(
     results: str,
     **which: Any,
 ) -> None:
-    """Draw finished runs: precision-scope curves, precision-recall curves, or scores per class.
+    """Draw finished runs. Needs the extra "plots".
 
     RECORD is the score id of a run (or its beginning), or the path of its record; none stands for all finished
-    runs under the protocol, the newest of each method, data and seed. Runs of one method become one curve,
-    their mean. Each task is a panel. Needs the extra "plots".  [tasks by default: image-text and text-image]
+    runs under the protocol, the newest of each method, data and seed.
+
+    precision-scope, pr (precision-recall) and per-class draw scores: runs of one method become one curve, their
+    mean, and each task is a panel.  [tasks by default: image-text and text-image]
+
+    losses draws what one method tells of its epochs, sensitivity the best validation score over the parameters in
+    which runs of one method differ, tsne the kept test embeddings of one run.
     """
+    from xmbench import diagnostics
     from xmbench import plot as figures
+    from xmbench.drawing import check_output, write
     from xmbench.record import Results
     from xmbench.rescore import named_tasks
 
     path = Path(output or f"{kind}.png")
-    figures.check_output(path)
-    runs = figures.choose(Results(Path(results)), records, **which)
-    drawn = figures.figure(
-        kind, runs, named_tasks(tasks or ("image-text", "text-image")), max_scope=max_scope
-    )
-    figures.write(drawn, path)
+    check_output(path)
+    folder = Results(Path(results))
+    if kind in diagnostics.KINDS:
+        if tasks or max_scope is not None:
+            raise UsageError(
+                f"--task and --max-scope go with {', '.join(figures.KINDS)}, not with {kind}; leave them out"
+            )
+        drawn = diagnostics.figure(kind, diagnostics.choose(kind, folder, records, **which), folder)
+    else:
+        runs = figures.choose(folder, records, **which)
+        drawn = figures.figure(
+            kind, runs, named_tasks(tasks or ("image-text", "text-image")), max_scope=max_scope
+        )
+    write(drawn, path)
     click.echo(f"wrote {path}")
 
 

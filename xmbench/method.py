@@ -114,6 +114,12 @@ class Method(ABC):
 
     Learned attributes end in an underscore and are numpy arrays, numbers, strings, None, or lists and
     dictionaries of those: they are what :meth:`save` stores.
+
+    Two of them have a meaning to runs and figures. ``history_`` is a list of dictionaries, one an epoch in order, of
+    numbers and texts: ``epoch`` (from 1; it may start anew with each ``stage``), ``validation_map``, losses whose
+    names hold ``loss``, shares of right answers whose names end in ``accuracy``, and what else there is to tell.
+    ``best_epoch_`` is the epoch that was kept, of the last stage if there are several. Methods that are not trained
+    by epochs have neither.
     """
 
     info: ClassVar[MethodInfo]

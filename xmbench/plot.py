@@ -5,21 +5,28 @@ A curve is a method: the mean over its runs, with a band of one sample deviation
 
 from __future__ import annotations
 
-import io
-import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import reduce
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xmbench._io import atomic_write, read_npz
-from xmbench.errors import InvalidRecord, MissingData, MissingDependency, UsageError
+from xmbench._io import read_npz
+from xmbench.drawing import (
+    MOST_LOOKS,
+    NORMAL,
+    SMALL,
+    check_matplotlib,
+    cut,
+    dress,
+    empty_panels,
+    looks_of,
+    own_style,
+)
+from xmbench.errors import InvalidRecord, MissingData, UsageError
 from xmbench.evaluation import RECALL_LEVELS
 from xmbench.leaderboard import BIMODAL, check_same_data, clean, group_key
 from xmbench.protocol import Protocol
@@ -31,8 +38,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SUFFIXES = (".png", ".svg", ".pdf")
-
 _GROUP = {
     "dataset": "--dataset",
     "split": "--split",
@@ -43,12 +48,9 @@ _GROUP = {
 }
 """What the runs of one figure have in common, in the order of ``group_key``, and the options that choose it."""
 _NOT_TUNED = "not tuned"
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito 2008
-_LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1.5, 1, 1.5, 1, 1.5)))
-_MARKERS = "osD^vPX*"
-_MOST_METHODS = len(_COLOURS) * len(_LINES)  # of different looks
 _MOST_CLASSES = 1000
 _TRANSDUCTIVE = "†"
+TRANSDUCTIVE = "The method learns from the features of the test items (transductive)."
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,13 @@ class Curve:
 
 
 def choose(
-    results: Results, names: Sequence[str], *, tuned: bool | None = None, **wanted: str | None
+    results: Results,
+    names: Sequence[str],
+    *,
+    methods: Sequence[str] = (),
+    variants: bool = False,
+    tuned: bool | None = None,
+    **wanted: str | None,
 ) -> list[Run]:
     """The runs that ``names`` stand for, as ``rescore.find`` reads them; without names, all finished ones.
 
@@ -87,6 +95,9 @@ def choose(
     Args:
         results: the folder of records.
         names: score ids, their beginnings, or paths of records.
+        methods: without names: labels of methods, such as ``cca[ridge=0.1]``; what is no label stands for all runs
+            of the method of that name.
+        variants: a name of a method stands for all of its runs even if it is a label too.
         tuned: without names: the tuned runs alone, or those that were not tuned; None for both.
         wanted: without names: the ``dataset``, ``split``, ``features``, ``scaling`` and ``protocol`` of the
             runs; None for any, but for the protocol ``default``.
@@ -97,13 +108,16 @@ def choose(
         InvalidRecord: a record cannot be read, or two runs of one split were given different data.
     """
     if names:
-        if tuned is not None or any(value is not None for value in wanted.values()):
-            raise UsageError(f"{_options(_GROUP)} choose among all runs; leave them out, or every RECORD")
+        if methods or tuned is not None or any(value is not None for value in wanted.values()):
+            raise UsageError(
+                f"--method, {_options(_GROUP)} choose among all runs; leave them out, or every RECORD"
+            )
         runs = [_run(results, name) for name in dict.fromkeys(names)]
         runs = list({run.record.score_id: run for run in runs}.values())
         _refuse_twins(runs)
     else:
-        runs = _newest(results, {**wanted, "protocol": wanted.get("protocol") or "default"}, tuned)
+        wanted["protocol"] = wanted.get("protocol") or "default"
+        runs = _newest(results, wanted, methods, variants, tuned)
     _refuse_mixtures(runs)
     check_same_data(run.record for run in runs)
     return runs
@@ -126,7 +140,13 @@ def _refuse_twins(runs: Sequence[Run]) -> None:
             )
 
 
-def _newest(results: Results, wanted: Mapping[str, str | None], tuned: bool | None) -> list[Run]:
+def _newest(
+    results: Results,
+    wanted: Mapping[str, str | None],
+    methods: Sequence[str],
+    variants: bool,
+    tuned: bool | None,
+) -> list[Run]:
     protocol_named(str(wanted["protocol"]))
     found = results.newest()
     if not found:
@@ -138,6 +158,8 @@ def _newest(results: Results, wanted: Mapping[str, str | None], tuned: bool | No
             found = [record for record in found if group_key(record)[place] == value]
             if not found:
                 raise MissingData(_nothing(results, field, value, known))
+    if methods:
+        found = _of_methods(results, found, methods, variants)
     kept = [record for record in found if tuned in (None, record.tuning is not None)]
     if not kept:
         what = (
@@ -145,6 +167,24 @@ def _newest(results: Results, wanted: Mapping[str, str | None], tuned: bool | No
         )
         raise MissingData(f"none of these {len(found)} runs in {results.folder} {what}")
     return [Run(record, results.record_path(record.score_id).with_suffix(".npz")) for record in kept]
+
+
+def _of_methods(
+    results: Results, records: Sequence[Record], methods: Sequence[str], variants: bool
+) -> list[Record]:
+    """The records of ``methods``, as :func:`choose` reads them, in the order they had."""
+    found: set[str] = set()
+    for method in methods:
+        mine = {record.score_id for record in records if record.method.label == method}
+        if variants or not mine:
+            mine |= {record.score_id for record in records if record.method.name == method}
+        if not mine:
+            known = ", ".join(sorted({clean(record.method.label) for record in records}))
+            raise MissingData(
+                f"no finished run of {clean(method)} among these in {results.folder}; there are some of: {known}"
+            )
+        found |= mine
+    return [record for record in records if record.score_id in found]
 
 
 def _nothing(results: Results, field: str, value: str, known: Sequence[str]) -> str:
@@ -183,10 +223,10 @@ def _methods(runs: Sequence[Run]) -> dict[str, list[Run]]:
     found: dict[str, list[Run]] = {}
     for run in sorted(runs, key=lambda run: (run.record.seed, run.record.dataset.split_seed or 0)):
         found.setdefault(run.record.method.label, []).append(run)
-    if len(found) > _MOST_METHODS:
+    if len(found) > MOST_LOOKS:
         raise UsageError(
             f"{len(found)} methods cannot be told apart in one figure; name the records of at most "
-            f"{_MOST_METHODS}"
+            f"{MOST_LOOKS}"
         )
 
     def score(label: str) -> tuple[float, str]:
@@ -244,7 +284,7 @@ def curves(
 
 
 def _precision_at_k(run: Run, task: str) -> Curve:
-    arrays = _arrays(run)
+    arrays = arrays_of(run)
     k, values = arrays.get(f"scopes/{task}"), arrays.get(f"precision/{task}")
     whole = k is not None and k.ndim == 1 and len(k) > 0 and k.dtype.kind in "iu"
     if k is None or not whole or k[0] != 1 or (k[1:] <= k[:-1]).any():
@@ -253,7 +293,7 @@ def _precision_at_k(run: Run, task: str) -> Curve:
 
 
 def _precision_at_recall(run: Run, task: str) -> Curve:
-    values = _arrays(run).get(f"interpolated_precision/{task}")
+    values = arrays_of(run).get(f"interpolated_precision/{task}")
     if values is None:
         raise MissingData(
             f"record {run.record.score_id} was made without precision at recall levels; add it with: "
@@ -262,7 +302,8 @@ def _precision_at_recall(run: Run, task: str) -> Curve:
     return Curve(RECALL_LEVELS, _precision(run, task, values, len(RECALL_LEVELS)), None)
 
 
-def _arrays(run: Run) -> dict[str, NDArray[Any]]:
+def arrays_of(run: Run) -> dict[str, NDArray[Any]]:
+    """What lies beside the record of a run; raises InvalidRecord."""
     try:
         return read_npz(run.arrays)
     except (FileNotFoundError, ValueError) as error:
@@ -301,8 +342,6 @@ def by_class(runs: Sequence[Run], task: str) -> tuple[dict[str, Curve], list[str
 
 # -- the figure ---------------------------------------------------------------------------------------
 
-_SMALL, _NORMAL = 8.0, 10.0  # points
-_WIDE, _NARROW = 7.0, 4.2  # inches: two panels side by side, or one
 _AXES = {
     "precision-scope": ("K", "precision among the first K"),
     "pr": ("recall", "interpolated precision"),
@@ -329,90 +368,24 @@ def figure(
             classes.
         InvalidRecord, MissingData: as :func:`curves`.
     """
-    if find_spec("matplotlib") is None:
-        raise MissingDependency("figures need matplotlib; pip install 'xmbench[plots]'")
+    check_matplotlib()
     if max_scope is not None and kind != "precision-scope":
         raise UsageError(f"--max-scope goes with precision-scope, not with {kind}")
     if max_scope is not None and max_scope < 2:
         raise UsageError(f"--max-scope {max_scope}: a curve has at least two places; give 2 or more")
     tasks = named_tasks(tasks)
-    with _style():
+    with own_style():
         return _per_class(runs, tasks) if kind == "per-class" else _curves(kind, runs, tasks, max_scope)
 
 
-def check_output(path: Path) -> None:
-    """Raise UsageError unless the name of a file tells a format that can be written, in a folder that exists."""
-    if path.suffix not in SUFFIXES:
-        raise UsageError(f"--output {path}: expected a file that ends in {', '.join(SUFFIXES)}")
-    if not path.parent.is_dir():
-        raise UsageError(f"--output {path}: there is no folder {path.parent}; make it, or choose another")
-
-
-def write(drawn: Figure, path: Path) -> None:
-    """Write a figure in the format that ``path`` ends in; equal figures give equal bytes."""
-    check_output(path)
-    undated: dict[str, dict[str, None]] = {
-        ".png": {"Software": None},
-        ".svg": {"Date": None},
-        ".pdf": {"CreationDate": None},
-    }
-    buffer = io.BytesIO()
-    with _style():
-        drawn.savefig(buffer, format=path.suffix[1:], metadata=undated[path.suffix])
-    try:
-        atomic_write(path, buffer.getvalue())
-    except OSError as error:
-        raise UsageError(
-            f"{path} cannot be written: {error.strerror or error}; name another file with --output"
-        ) from error
-
-
-def _style() -> AbstractContextManager[Any]:
-    """matplotlib's defaults and ours, whatever a matplotlibrc of the user's says."""
-    from matplotlib import style
-
-    ours = {
-        "font.size": _NORMAL,
-        "axes.titlesize": _NORMAL,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.color": "#dddddd",
-        "grid.linewidth": 0.6,
-        "lines.linewidth": 1.6,
-        "lines.markersize": 4.5,
-        "legend.fontsize": _NORMAL - 1,
-        "legend.frameon": False,
-        "savefig.dpi": 200,
-        "svg.hashsalt": "xmbench",
-    }
-    context: AbstractContextManager[Any] = style.context(["default", ours])
-    return context
-
-
-def _looks_of(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Label -> looks, by alphabet and not by rank: the same methods look alike in all figures."""
-    return {label: _looks(i) for i, label in enumerate(sorted(labels))}
-
-
-def _looks(i: int) -> dict[str, Any]:
-    """Colour, dash and marker of the i-th method: any one of them tells the first few apart."""
-    return {
-        "color": _COLOURS[i % len(_COLOURS)],
-        "linestyle": _LINES[i % len(_LINES)],
-        "marker": _MARKERS[i % len(_MARKERS)],
-    }
-
-
 def _curves(kind: str, runs: Sequence[Run], tasks: Sequence[str], max_scope: int | None) -> Figure:
-    drawn, panels = _panels(tasks, 2.7, sharey=True)
+    drawn, panels = empty_panels(len(tasks), 2.7, sharey=True)
     handles: list[Any] = []
     chances = []
     spreads = False
     for panel, task in zip(panels, tasks, strict=True):
         found, chance = curves(kind, runs, task, max_scope)
-        looks = _looks_of(found)
+        looks = looks_of(found)
         handles = []
         for i, (label, curve) in enumerate(found.items()):
             # markers a ninth of the panel's diagonal apart, those of different curves at different places
@@ -474,14 +447,14 @@ def _per_class(runs: Sequence[Run], tasks: Sequence[str]) -> Figure:
     order = sorted(best, key=lambda name: (-float(np.nanmean(best[name])), name))
     place = {name: i for i, name in enumerate(order)}
     row = 0.3 if len(order) <= 25 else 0.2
-    drawn, panels = _panels(tasks, 0.7 + row * len(order), sharey=True)
+    drawn, panels = empty_panels(len(tasks), 0.7 + row * len(order), sharey=True)
     handles: list[Any] = []
     chances = []
     spreads = False
     for panel, task in zip(panels, tasks, strict=True):
         methods, names = found[task]
         at = np.array([place[name] for name in names])
-        looks = _looks_of(methods)
+        looks = looks_of(methods)
         handles = []
         for i, (label, curve) in enumerate(methods.items()):
             y = at + 0.6 * ((i + 0.5) / len(methods) - 0.5)
@@ -500,8 +473,8 @@ def _per_class(runs: Sequence[Run], tasks: Sequence[str]) -> Figure:
             panel.axhspan(i - 0.5, i + 0.5, color="#f3f3f3", linewidth=0, zorder=0)
         panel.grid(visible=False, axis="y")
         panel.set_ylim(len(order) - 0.5, -0.5)
-        panel.set_yticks(range(len(order)), [_cut(name, 32) for name in order], parse_math=False)
-        panel.tick_params(axis="y", length=0, labelsize=_SMALL if row < 0.3 else _NORMAL - 1)
+        panel.set_yticks(range(len(order)), [cut(name, 32) for name in order], parse_math=False)
+        panel.tick_params(axis="y", length=0, labelsize=SMALL if row < 0.3 else NORMAL - 1)
         panel.set_title(_arrow(task))
         panel.set(xlabel=_AXES["per-class"][0])
     right = min(max(panel.get_xlim()[1] for panel in panels), 1.02)
@@ -512,19 +485,6 @@ def _per_class(runs: Sequence[Run], tasks: Sequence[str]) -> Figure:
     )
 
 
-def _panels(tasks: Sequence[str], height: float, **options: Any) -> tuple[Figure, list[Axes]]:
-    """An empty panel for each task, of ``height`` inches each."""
-    from matplotlib.figure import Figure
-
-    columns, rows = (1, 1) if len(tasks) == 1 else (2, (len(tasks) + 1) // 2)
-    size = (_NARROW if columns == 1 else _WIDE, rows * height)
-    drawn = Figure(figsize=size, layout="constrained")
-    panels = list(drawn.subplots(rows, columns, squeeze=False, **options).flat)
-    for panel in panels[len(tasks) :]:
-        panel.remove()
-    return drawn, panels[: len(tasks)]
-
-
 def _chance(draw: Callable[..., Any], level: float) -> Any:
     return draw(level, color="#888888", linewidth=1, zorder=1)
 
@@ -532,44 +492,21 @@ def _chance(draw: Callable[..., Any], level: float) -> Any:
 def _dress(
     drawn: Figure, runs: Sequence[Run], handles: list[Any], chance: list[Any], chance_label: str, spread: str
 ) -> Figure:
-    """Title and warning above the panels, legend and notes below; the figure grows by what they take."""
-    width, height = drawn.get_size_inches()
-    data, protocol = runs[0].record.dataset, Protocol(**runs[0].record.protocol)
-    title = (
-        f"{data.title}, split {data.split}, features {data.inputs}, scaling {data.scaling}, "
-        f"protocol {protocol.name}"
+    protocol = Protocol(**runs[0].record.protocol)
+    return dress(
+        drawn,
+        f"{data_title(runs)}, protocol {protocol.name}",
+        [*handles, *chance],
+        [*_labels(runs), *([chance_label] if chance else [])],
+        _notes(runs, spread),
+        f"Warning: this protocol has {', '.join(protocol.flags)}." if protocol.flags else "",
     )
-    warning = f"Warning: this protocol has {', '.join(protocol.flags)}." if protocol.flags else ""
-    above = [(text, size, colour) for text, size, colour in (
-        (_wrap(title, width, _NORMAL), _NORMAL, "black"), (_wrap(warning, width, _SMALL), _SMALL, "#B00000"),
-    ) if text]  # fmt: skip
-    below = "\n".join(_wrap(note, width, _SMALL) for note in _notes(runs, spread))
-    labels = [
-        _wrap(label, width - 0.8, _NORMAL - 1)
-        for label in (*_labels(runs), *([chance_label] if chance else []))
-    ]
-    legend = _legend(drawn, [*handles, *chance], labels, width)
-    pad = 0.06
-    heads = [_lines(text) * size * 1.25 / 72 + pad for text, size, _ in above]
-    foot = _lines(below) * _SMALL * 1.3 / 72 + 2 * pad
-    keys = legend.get_window_extent(_renderer(drawn)).height / drawn.dpi
-    total = height + sum(heads) + keys + foot + pad
-    drawn.set_size_inches(width, total)
-    drawn.get_layout_engine().set(
-        rect=(0, (foot + keys) / total, 1, height / total), w_pad=0.06, h_pad=0.05, wspace=0.03, hspace=0.04
-    )
-    legend.set_bbox_to_anchor((0.5, foot / total))
-    top = total - pad
-    for (text, size, colour), taken in zip(above, heads, strict=True):
-        drawn.text(
-            0.5, top / total, text, fontsize=size, color=colour, ha="center", va="top", parse_math=False,
-            linespacing=1.15,
-        )  # fmt: skip
-        top -= taken
-    drawn.text(
-        0.02, foot / total - pad / total, below, fontsize=_SMALL, va="top", color="#333333", parse_math=False
-    )
-    return drawn
+
+
+def data_title(runs: Sequence[Run]) -> str:
+    """The data that runs of one figure have in common, in words."""
+    data = runs[0].record.dataset
+    return f"{data.title}, split {data.split}, features {data.inputs}, scaling {data.scaling}"
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:
@@ -580,7 +517,7 @@ def _labels(runs: Sequence[Run]) -> list[str]:
     for label, mine in methods.items():
         mark = f" {_TRANSDUCTIVE}" if any(run.record.method.transductive for run in mine) else ""
         count = f" ({len(mine)} run{'s' * (len(mine) > 1)})" if uneven else ""
-        found.append(_cut(label, 200) + mark + count)
+        found.append(cut(label, 200) + mark + count)
     return found
 
 
@@ -589,52 +526,14 @@ def _notes(runs: Sequence[Run], spread: str) -> list[str]:
     counts = sorted({len(mine) for mine in _methods(runs).values()})
     if counts[-1] > 1:
         over = f"{counts[0]} runs" if len(counts) == 1 else "the runs of each method"
-        cut = f"; {spread}: ± one sample standard deviation, cut to 0 and 1" if spread else ""
-        notes = [f"Mean over {over}{cut}."]
+        extent = f"; {spread}: ± one sample standard deviation, cut to 0 and 1" if spread else ""
+        notes = [f"Mean over {over}{extent}."]
     else:
         notes = ["One run of each method."]
     if any(run.record.method.transductive for run in runs):
-        notes.append(f"{_TRANSDUCTIVE} The method learns from the features of the test items (transductive).")
+        notes.append(f"{_TRANSDUCTIVE} {TRANSDUCTIVE}")
     return notes
-
-
-def _legend(drawn: Figure, handles: list[Any], labels: list[str], width: float) -> Any:
-    """A legend of as many columns as fit the width, up to six."""
-    for columns in range(min(6, len(labels)), 0, -1):
-        names = [f"{i}" for i in range(len(labels))]  # a label that begins with _ would be left out
-        legend = drawn.legend(
-            handles, names, ncols=columns, loc="lower center", borderaxespad=0, handlelength=3
-        )
-        legend.set_in_layout(False)
-        for text, label in zip(legend.get_texts(), labels, strict=True):
-            text.set_parse_math(False)
-            text.set_text(label)
-        if columns == 1 or legend.get_window_extent(_renderer(drawn)).width / drawn.dpi <= width:
-            break
-        legend.remove()
-    return legend
-
-
-def _renderer(drawn: Figure) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    return FigureCanvasAgg(drawn).get_renderer()
 
 
 def _arrow(task: str) -> str:
     return task.replace("->", "→")
-
-
-def _cut(text: str, most: int) -> str:
-    """One line of at most so many characters that cannot steer anything."""
-    text = clean(text)
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def _wrap(text: str, width: float, size: float) -> str:
-    """Lines that fit ``width`` inches in letters of ``size`` points."""
-    return "\n".join(textwrap.wrap(_cut(text, 600), int(width * 72 / (0.58 * size))))
-
-
-def _lines(text: str) -> int:
-    return text.count("\n") + 1

@@ -89,10 +89,11 @@ def rescore_all(results: Results, protocols: Sequence[Protocol]) -> list[Record]
     records = []
     for protocol in protocols:
         for record in fits.values():
-            anew, scores = rescore(record, kept(results, record), protocol, evaluator)
+            embeddings = kept(results, record)
+            anew, scores = rescore(record, embeddings, protocol, evaluator)
             old = results.get(anew.score_id)
             if old is None:
-                results.put(anew, score_arrays(scores))
+                results.put(anew, {**score_arrays(scores), **embeddings.history})
             elif _moved(old, anew):
                 raise InvalidRecord(f"record {old.score_id} has other scores than its embeddings; delete it")
             records.append(old or anew)

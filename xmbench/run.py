@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from xmbench._io import atomic_write, npz_bytes, read_npz
 from xmbench.data import PairedData, Pairs, Ragged, Store
+from xmbench.errors import ConformanceError
 from xmbench.evaluation import Scores, evaluate
 from xmbench.method import FitContext, Method
 from xmbench.protocol import Protocol
@@ -37,6 +38,9 @@ from xmbench.record import (
 )
 from xmbench.registry import Plugin
 from xmbench.tuning import Mode, Trial, Tuning, tune
+
+HISTORY = "history/"
+"""What the names of the arrays of :func:`history_arrays` begin with."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,7 @@ class Embeddings:
         cost: what the fit cost, with all trials.
         tuning: how the parameters were chosen, if they were.
         departures: where the fitted method departs from its paper.
+        history: of a method trained by epochs, the arrays of :func:`history_arrays`; else empty.
     """
 
     images: NDArray[Any]
@@ -123,6 +128,7 @@ class Embeddings:
     cost: Cost
     tuning: Tuning | None = None
     departures: tuple[str, ...] = ()
+    history: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 def run_one(
@@ -166,7 +172,7 @@ def run_one(
         cost=embeddings.cost,
         engine=scores.engine,
     )
-    results.put(record, score_arrays(scores))
+    results.put(record, {**score_arrays(scores), **embeddings.history})
 
 
 def _fit_and_encode(
@@ -230,7 +236,46 @@ def _fit_and_encode(
         cost=cost,
         tuning=tuning,
         departures=method.departures,
+        history=history_arrays(method),
     )
+
+
+def history_arrays(method: Method) -> dict[str, NDArray[Any]]:
+    """What a fitted method tells of its epochs, as it lies beside a record; empty if it tells nothing.
+
+    ``history/<column>`` has one value for each line of ``history_``: float64, NaN where the line lacks the column,
+    or text, empty where it does. ``history/best_epoch`` is ``best_epoch_``.
+
+    Raises:
+        ConformanceError: ``history_`` or ``best_epoch_`` is not what :class:`xmbench.method.Method` says of them.
+    """
+    lines = getattr(method, "history_", None)
+    if lines is None:
+        return {}
+    if not isinstance(lines, list) or not all(isinstance(line, dict) for line in lines):
+        raise ConformanceError(f"{method!r}: history_ has to be a list of dictionaries, one an epoch")
+    arrays: dict[str, NDArray[Any]] = {}
+    for column in dict.fromkeys(column for line in lines for column in line):
+        if not isinstance(column, str) or not column.isidentifier() or column == "best_epoch":
+            raise ConformanceError(
+                f"{method!r}: {column!r} cannot be a column of history_; take a name such as embedding_loss"
+            )
+        values = [line[column] for line in lines if column in line]
+        text = all(isinstance(value, str) for value in values)
+        if not text and not all(isinstance(value, int | float | np.number) for value in values):
+            raise ConformanceError(
+                f"{method!r}: history_ column {column} has to hold numbers alone, or text alone"
+            )
+        gap = "" if text else np.nan
+        arrays[f"{HISTORY}{column}"] = np.array(
+            [line.get(column, gap) for line in lines], dtype=np.str_ if text else np.float64
+        )
+    best = getattr(method, "best_epoch_", None)
+    if best is not None:
+        if not isinstance(best, int | np.integer) or best < 1:
+            raise ConformanceError(f"{method!r}: best_epoch_ has to be an epoch, 1 or more, got {best!r}")
+        arrays[f"{HISTORY}best_epoch"] = np.array(best, dtype=np.int64)
+    return arrays
 
 
 def rescore(
@@ -277,11 +322,14 @@ def write_embeddings(path: Path, embeddings: Embeddings) -> None:
         "departures": embeddings.departures,
     }
     arrays = {name: getattr(embeddings, name) for name in ("images", "texts", "labels")}
-    atomic_write(path, npz_bytes({**arrays, "header": pack_header(header)}))
+    atomic_write(path, npz_bytes({**arrays, **embeddings.history, "header": pack_header(header)}))
 
 
 def read_embeddings(path: Path) -> Embeddings | None:
-    """Kept test embeddings; None if there are none, or the file lacks something and has to be made again."""
+    """Kept test embeddings; None if there are none, or the file lacks something and has to be made again.
+
+    A file without a history is whole: it was made by a method that has none.
+    """
     try:
         arrays = read_npz(path)
         header = unpack_header(arrays["header"])
@@ -294,6 +342,7 @@ def read_embeddings(path: Path) -> Embeddings | None:
             cost=msgspec.convert(header["cost"], Cost),
             tuning=msgspec.convert(header["tuning"], Tuning | None),
             departures=tuple(header["departures"]),
+            history={name: array for name, array in arrays.items() if name.startswith(HISTORY)},
         )
         return embeddings if len(embeddings.ids) == len(embeddings.labels) else None
     except (FileNotFoundError, ValueError, KeyError, msgspec.ValidationError):

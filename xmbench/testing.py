@@ -40,6 +40,7 @@ from xmbench.errors import (
 from xmbench.evaluation import evaluate
 from xmbench.method import FitContext, Method, MethodInfo
 from xmbench.reuse import Pieces
+from xmbench.run import history_arrays
 
 __all__ = ["check_method", "synthetic_data", "synthetic_pairs"]
 
@@ -337,6 +338,7 @@ def _check_fit(cls: type[Method], data: PairedData) -> Method:
         _demand(learned, cls, f"fit sets {name!r}; learned attributes must end in an underscore")
         kept = name in parameters or _storable(value)
         _demand(kept, cls, f"{name!r} is a {type(value).__name__}, which cannot be saved as arrays and JSON")
+    history_arrays(method)
     return method
 
 
