@@ -71,8 +71,8 @@ class CorrAe(Trained):
         ),
     )
     grid: ClassVar = {
-        "alpha": (0.2, 0.5, 0.8, 0.9, 0.99),
-        "n_components": (64, 256, 1024),
+        "alpha": (0.2, 0.5, 0.8, 0.9),
+        "n_components": (64, 256),
         "learning_rate": (1e-3, 3e-3),
     }
 

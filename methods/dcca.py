@@ -77,7 +77,7 @@ class Dcca(Trained):
         departures=("large batches and Adam, no pretraining; the epoch is chosen on validation pairs",),
     )
     grid: ClassVar = {
-        "ridge": (1e-3, 1e-2, 0.1, 1.0),
+        "ridge": (0.01, 0.03, 0.1, 0.3),
         "activation": ("sigmoid", "relu"),
         "learning_rate": (1e-3, 3e-3),
         "n_hidden_layers": (1, 2),

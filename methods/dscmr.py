@@ -67,7 +67,7 @@ class Dscmr(Trained):
     grid: ClassVar = {
         "similarity_weight": (1e-3, 1e-2, 0.1, 1.0),
         "pair_weight": (0.01, 0.1, 1.0),
-        "learning_rate": (1e-4, 1e-3),
+        "dropout": (0.0, 0.5),
     }
     presets: ClassVar = {
         "released": {
