@@ -10,15 +10,18 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xmbench.errors import InvalidParameter
 
-Activation = Literal["linear", "relu", "tanh", "sigmoid", "softmax"]
-ACTIVATIONS: tuple[Activation, ...] = ("linear", "relu", "tanh", "sigmoid", "softmax")
+Activation = Literal["linear", "relu", "leaky_relu", "tanh", "sigmoid", "softmax"]
+ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
+
+LEAK = 0.2
+"""Slope of a leaky ReLU below 0."""
 
 Tensor = Any
 """A torch.Tensor; torch is not imported for its sake."""
@@ -98,6 +101,8 @@ class Dense:
 def _activate(rows: Tensor, activation: Activation) -> Tensor:
     if activation == "linear":
         return rows
+    if activation == "leaky_relu":
+        return rows.clamp(min=0) + LEAK * rows.clamp(max=0)
     return rows.softmax(dim=1) if activation == "softmax" else getattr(rows, activation)()
 
 
@@ -108,6 +113,8 @@ def forward(layers: Sequence[Mapping[str, Any]], rows: NDArray[Any]) -> NDArray[
         found = found @ layer["weights"] + layer["bias"]
         if layer["activation"] == "relu":
             np.maximum(found, 0, out=found)
+        elif layer["activation"] == "leaky_relu":
+            np.multiply(found, LEAK, out=found, where=found < 0)
         elif layer["activation"] == "tanh":
             np.tanh(found, out=found)
         elif layer["activation"] == "sigmoid":
