@@ -28,10 +28,10 @@ from xmbench.leaderboard import (
     to_text,
 )
 from xmbench.packing import pack
-from xmbench.plan import Request, choose, label_of, with_ablations
+from xmbench.plan import Request, choose, with_ablations
 from xmbench.protocol import DEFAULT
 from xmbench.record import Cost, DatasetRow, MethodRow, Record, TaskRow, encode, fit_id, score_id
-from xmbench.registry import Registry
+from xmbench.registry import Registry, label_of
 from xmbench.tuning import Trial, Tuning
 
 fixed = settings(derandomize=True, database=None, deadline=None, max_examples=30)

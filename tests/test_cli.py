@@ -904,6 +904,8 @@ def test_a_tuned_run_its_leaderboard_and_its_rerun(workshop, call, tmp_path):
         Path(moving)
         .read_text()
         .replace("    def __init__", "    grid = {'size': range(1, 9)}\n\n    def __init__")
+        .replace("supervised=False", "supervised=False, trained=True")
+        .replace("        pass", "        open(__file__ + '.fits', 'a').write('x')")
     )
     Path(moving).write_text(text)
     plugins = ("--plugin", moving, "--plugin", workshop.plugin)
@@ -917,6 +919,11 @@ def test_a_tuned_run_its_leaderboard_and_its_rerun(workshop, call, tmp_path):
     assert call("leaderboard", *plugins, "--results", str(results.folder), "--output", board).code == 0
     again = call("leaderboard", *plugins, "--check", "--rerun", "emoji", "--output", board)
     assert again.code == 0 and "emoji: 4 records were refitted and agree" in again.out, again.err
+    fits = Path(f"{moving}.fits")
+    assert len(fits.read_text()) == 2 * 2 * 3  # two seeds, in the run and in the re-run, three trials each
+    quick = call("leaderboard", *plugins, "--check", "--rerun", "emoji", "--chosen", "--output", board)
+    assert quick.code == 0 and "emoji: 4 records were refitted and agree" in quick.out, quick.err
+    assert len(fits.read_text()) == 2 * 2 * 3 + 2
     for record in results.newest():
         assert (record.tuning.mode, record.tuning.budget) == ("random", 3)
         sizes = [trial.params.get("size") for trial in record.tuning.trials]
@@ -940,7 +947,13 @@ def test_the_default_budget_is_that_of_published_tables(call):
 
 @pytest.mark.parametrize(
     "options",
-    [["--rerun", "emoji"], ["--seed", "0"], ["--check", "--seed", "0"], ["--rerun", "emoji", "--seed", "0"]],
+    [
+        ["--rerun", "emoji"],
+        ["--seed", "0"],
+        ["--check", "--seed", "0"],
+        ["--rerun", "emoji", "--seed", "0"],
+        ["--check", "--chosen"],
+    ],
     ids=" ".join,
 )
 def test_options_of_a_rerun_go_with_the_check(call, options, tmp_path):

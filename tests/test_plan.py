@@ -14,10 +14,10 @@ import pytest
 
 from xmbench.data import Split
 from xmbench.errors import InvalidInput, UnknownName, UsageError
-from xmbench.plan import Places, Plan, Request, Reuse, label_of
+from xmbench.plan import Places, Plan, Request, Reuse
 from xmbench.protocol import protocol
 from xmbench.record import Results
-from xmbench.registry import Registry
+from xmbench.registry import Registry, label_of
 
 EMOJI = str(Registry().datasets["emoji"].path)
 

@@ -25,11 +25,10 @@ from xmbench.leaderboard import (
     to_text,
     write_boards,
 )
-from xmbench.plan import label_of
 from xmbench.protocol import PROTOCOLS
 from xmbench.published import CLAIMS, READING, TASKS, beside, comparison, labels, published_tables, ranking
 from xmbench.record import Results
-from xmbench.registry import parse_spec
+from xmbench.registry import label_of, parse_spec
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = published_tables()

@@ -464,6 +464,11 @@ def data_fetch(
 @click.option("--check", is_flag=True, help="Write nothing; exit 4 if a page differs from its records.")
 @click.option("--rerun", metavar="DATASET", help="With --check: refit every method of this leaderboard.")
 @click.option("--seed", type=click.IntRange(0), help="With --rerun: the seed to refit.")
+@click.option(
+    "--chosen",
+    is_flag=True,
+    help="With --rerun: refit iterative methods with the parameters that tuning chose, not all trials.",
+)
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of a record, and stop.")
 @click.option("--quiet", "-q", is_flag=True, help="Print the result alone.")
 @RESULTS
@@ -481,8 +486,9 @@ def leaderboard(**options: Any) -> None:
     if options["schema"]:
         _print_json(json_schema())
         return
-    if (options["rerun"] or options["seed"] is not None) and not (options["check"] and options["rerun"]):
-        raise UsageError("--rerun DATASET goes with --check, and --seed with --rerun")
+    asked = options["rerun"] or options["seed"] is not None or options["chosen"]
+    if asked and not (options["check"] and options["rerun"]):
+        raise UsageError("--rerun DATASET goes with --check, and --seed and --chosen with --rerun")
     registry, folder = _registry(options["plugins"]), Path(options["output"])
     if not options["check"]:
         for path in board.write_boards(
@@ -510,18 +516,19 @@ def _rerun(options: dict[str, Any], registry: Registry, folder: Path) -> None:
         raise UsageError(f"the leaderboard of {options['rerun']} has no record with seed {options['seed']}")
     groups: dict[tuple[object, ...], list[Record]] = {}
     for record in wanted:
-        groups.setdefault((*board.group_key(record), record.seed, record.dataset.split_seed), []).append(
-            record
-        )
+        alone = options["chosen"] and record.method.trained
+        key = (*board.group_key(record), record.seed, record.dataset.split_seed, alone)
+        groups.setdefault(key, []).append(record)
     anew: list[Record] = []
     with (
         tempfile.TemporaryDirectory(prefix="xmbench-") as scratch,
         _reporter(options["quiet"], True) as reporter,
     ):
-        for records in groups.values():
+        for (*_, alone), records in groups.items():
             first = records[0]
+            specs = [board.chosen_spec(record) if alone else record.method.label for record in records]
             request = Request(
-                methods=[record.method.label for record in records],
+                methods=specs,
                 dataset=first.dataset.name,
                 features=first.dataset.features,
                 scaling=first.dataset.scaling,
@@ -530,12 +537,13 @@ def _rerun(options: dict[str, Any], registry: Registry, folder: Path) -> None:
                 seeds=[(first.seed, first.dataset.split_seed or 0)],
                 protocol=Protocol(**first.protocol),
                 transductive=any(record.method.transductive for record in records),
-                tuning=(first.tuning.mode, first.tuning.budget) if first.tuning else None,
+                tuning=(first.tuning.mode, first.tuning.budget) if first.tuning and not alone else None,
             )
             plan = Plan(request, registry, _places(options["data_dir"], scratch), reporter.progress)
-            anew += plan.run(
+            found = plan.run(
                 on_event=reporter.on_event
             )  # the folder is new: only other protocols re-use fits
+            anew += board.as_committed(records, specs, found) if alone else found
     moved = board.compare(wanted, anew)
     if moved:
         raise LeaderboardDrift("scores moved since the leaderboard was made:\n" + "\n".join(moved))

@@ -11,6 +11,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,7 +43,7 @@ from xmbench.packing import pack, unpack
 from xmbench.protocol import Protocol
 from xmbench.published import CLAIMS, READING, Published, beside, comparison, ranking
 from xmbench.record import REPORTED_SCOPES, Record, Results, check_ids, decode, encode, numerics_digest
-from xmbench.registry import NAME, Registry
+from xmbench.registry import NAME, Registry, label_of
 from xmbench.tuning import Tuning
 
 if TYPE_CHECKING:
@@ -892,6 +893,22 @@ def _check_arrays(path: Path, records: list[Record]) -> None:
                     f"{record.method.label}, record {record.score_id}: {task} is {row.mean_average_precision} "
                     f"in the record and {mean} by its per-query values"
                 )
+
+
+def chosen_spec(record: Record) -> str:
+    """What asks for the model of a record without tuning: the method with all parameters but its seed in brackets."""
+    return label_of(
+        record.method.name, {name: value for name, value in record.params.items() if name != "random_state"}
+    )
+
+
+def as_committed(committed: Sequence[Record], specs: Sequence[str], rerun: Iterable[Record]) -> list[Record]:
+    """Runs of :func:`chosen_spec` as if they were runs of the committed records' rows, for :func:`compare`."""
+    anew = {record.method.label: record for record in rerun}
+    return [
+        msgspec.structs.replace(anew[spec], method=old.method, tuning=old.tuning)
+        for old, spec in zip(committed, specs, strict=True)
+    ]
 
 
 def compare(committed: Sequence[Record], rerun: Sequence[Record]) -> list[str]:

@@ -42,7 +42,7 @@ from xmbench.features import (
 from xmbench.method import Method
 from xmbench.protocol import DEFAULT, Protocol
 from xmbench.record import DatasetRow, MethodRow, Record, Results, numerics_digest, scrub
-from xmbench.registry import Plugin, Registry, parse_spec
+from xmbench.registry import Plugin, Registry, label_of, parse_spec
 from xmbench.run import RunSpec, bundle_store, run_one, write_bundle
 from xmbench.scaling import Scaling
 from xmbench.tuning import Mode, candidates
@@ -118,18 +118,6 @@ class Reuse:
 
 Progress = Callable[[str, "float | None"], None]
 Tried = tuple[dict[str, object], ...] | None
-
-
-def label_of(name: str, parameters: Mapping[str, object]) -> str:
-    """The canonical spec: ``cca``, ``cca[n_components=5,ridge=0.1]``."""
-    if not parameters:
-        return name
-    return f"{name}[{','.join(f'{key}={_text(value)}' for key, value in sorted(parameters.items()))}]"
-
-
-def _text(value: object) -> str:
-    words = {"True": "true", "False": "false", "None": "none"}
-    return words.get(str(value), str(value))
 
 
 @dataclass

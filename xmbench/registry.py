@@ -311,6 +311,18 @@ def parse_spec(spec: str) -> tuple[str, dict[str, object]]:
     return match[1].strip(), parameters
 
 
+def label_of(name: str, parameters: Mapping[str, object]) -> str:
+    """The canonical spec, which :func:`parse_spec` reads: ``cca``, ``cca[n_components=5,ridge=0.1]``."""
+    if not parameters:
+        return name
+    return f"{name}[{','.join(f'{key}={_value_text(value)}' for key, value in sorted(parameters.items()))}]"
+
+
+def _value_text(value: object) -> str:
+    words = {"True": "true", "False": "false", "None": "none"}
+    return words.get(str(value), str(value))
+
+
 def parse_value(text: str) -> object:
     """A parameter's value: a number, true, false, none, or else the text itself."""
     text = text.strip()
