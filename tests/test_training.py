@@ -283,8 +283,8 @@ def test_the_first_of_the_best_epochs_is_kept_as_it_was(values, best):
 
 
 def test_what_is_kept_shares_no_memory_with_what_goes_on():
-    for values in ((0.3, 0.1), (0.1, 0.3)):
-        method = kept_epoch(*values)
+    for values, validation in (((0.3, 0.1), True), ((0.1, 0.3), True), ((0.1, 0.3), False)):
+        method = kept_epoch(*values, validation=validation)
         method.watchers[0].state[:] = 99
         assert method.state_[0] == method.best_epoch_
 
