@@ -537,6 +537,28 @@ def test_parts_that_are_switched_off_leave_their_networks_alone():
         assert_allclose(one, other, atol=1e-6)
 
 
+@pytest.mark.parametrize("reg_weight", [0.0, 0.5])
+def test_with_every_part_off_the_norms_alone_move_the_weights(reg_weight):
+    pairs = synthetic_pairs(20)
+    settings = {"use_imi": False, "use_imd": False, "adversary": "off", "learning_rate": 1e-3}
+    learner = learner_of(pairs, double=False, reg_weight=reg_weight, **settings)
+    networks = (learner.f_V, learner.f_T, learner.label_classifier)
+    before, batch = snapshot(*networks), batch_of(pairs, double=False)
+    for _ in range(3):
+        learner.step(batch)
+    weights = [bool(reg_weight) and i in (0, 2, 4, 6) for i in range(10)]
+    assert moved(before, *networks) == weights
+    for one, other, shrinks in zip(before, snapshot(*networks), weights, strict=True):
+        assert other.norm() < one.norm() or not shrinks
+
+
+@pytest.mark.parametrize("adversary", ["alternating", "reversal", "off"])
+def test_a_fit_with_both_parts_off_keeps_its_history(adversary):
+    pairs = synthetic_pairs(20)
+    method = Acmr(**SMALL, use_imi=False, use_imd=False, adversary=adversary, max_epochs=2).fit(pairs)
+    assert all(line["embedding_loss"] > 0 for line in method.history_)
+
+
 @pytest.mark.parametrize(
     ("spec", "changed"),
     [

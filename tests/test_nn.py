@@ -235,9 +235,12 @@ def both_run(*, beta1: float, decay: float, scheduled: bool) -> tuple[list, list
     return ours, theirs
 
 
+@pytest.mark.parametrize("lacking", [False, True], ids=["fused", "without the fused function"])
 @pytest.mark.parametrize("scheduled", [False, True])
 @pytest.mark.parametrize(("beta1", "decay"), [(0.9, 0.0), (0.5, 0.0), (0.9, 0.1), (0.0, 1.0)])
-def test_adam_takes_the_steps_of_torch(beta1, decay, scheduled):
+def test_adam_takes_the_steps_of_torch(beta1, decay, scheduled, lacking, monkeypatch):
+    if lacking:
+        monkeypatch.delattr(torch, "_fused_adam_")
     for one, other in zip(*both_run(beta1=beta1, decay=decay, scheduled=scheduled), strict=True):
         assert_allclose(one.detach(), other.detach(), rtol=1e-5, atol=2e-6)
 

@@ -576,6 +576,22 @@ def test_of_the_shared_code_what_a_plugin_reaches_counts_and_nothing_else(tmp_pa
     assert digest_of(path) == before
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from xmbench import nn\n\ndef fit(x):\n    return nn.distances(x)\n",
+        "import xmbench.nn\n\ndef fit(x):\n    return xmbench.nn.distances(x)\n",
+        "import xmbench.nn as layers\n\ndef fit(x):\n    return layers.distances(x)\n",
+        "from xmbench.nn import *\n\ndef fit(x):\n    return distances(x)\n",
+    ],
+)
+def test_shared_code_counts_however_it_is_imported(tmp_path, shared, code):
+    path = plugin_file(tmp_path, code)
+    before = digest_of(path)
+    shared("x ** 0.5", "x ** 0.25")
+    assert digest_of(path) != before
+
+
 def test_each_change_of_the_shared_code_is_another_digest(tmp_path, shared):
     path = plugin_file(tmp_path, "from xmbench.nn import distances\nfrom xmbench.training import Trained\n")
     found = [digest_of(path)]

@@ -425,7 +425,25 @@ def test_progress_tells_epoch_scores_and_a_fraction_that_rises_to_one():
     assert [words for words, _ in told] == [f"epoch {n} of 3" for n in (1, 2, 3)]
 
 
+@pytest.mark.parametrize("lower", [False, True])
+def test_progress_tells_negative_scores_with_their_sign(lower):
+    told: list[str] = []
+    stages = [{"select_by": "gain", "lower_is_better": lower}]
+    method = toy(stages=stages, terms=lambda epoch, batch: {"gain": -0.5})
+    method.fit(synthetic_pairs(10), context=FitContext(progress=lambda words, _: told.append(words)))
+    assert told[0] == "epoch 1 of 3, gain -0.500 (best -0.500 in epoch 1)"
+
+
 # -- torch's own settings ---------------------------------------------------------------------------
+
+
+def test_kernels_that_only_warn_when_they_are_not_deterministic_do_so_again():
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        toy().fit(synthetic_pairs(10))
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize("fails", [False, True])
