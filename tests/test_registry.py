@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from xmbench import _io
 from xmbench.cli import main
 from xmbench.errors import InvalidParameter, MissingData, PluginError, UnknownName, UsageError
 from xmbench.registry import NAME, PAPER, Plugin, Registry, parse_spec, parse_value, split_specs
@@ -478,6 +479,167 @@ def test_helpers_that_import_each_other_are_read_once(tmp_path):
     plugin_file(tmp_path, "from ._b import b\n", "_a")
     plugin_file(tmp_path, "from ._a import a\n", "_b")
     assert digest_of(plugin_file(tmp_path, "from ._a import a\n"))
+
+
+NN = '''
+"""Shared layers."""
+from functools import cache
+from xmbench.errors import InvalidParameter
+
+LEAST = 1e-12
+DECAY: float = 0.5
+
+def distances(x):
+    """Between rows."""
+    return root(x) + LEAST
+
+def root(x):
+    return x ** 0.5  # not squared
+
+class Adam:
+    """Moves."""
+    def step(self, x):
+        return DECAY * x
+
+def spare(x):
+    return distances(x)
+'''
+
+TRAINING = """
+from xmbench.nn import Adam
+from xmbench.data import Pairs
+
+class Trained:
+    def train(self, x):
+        return loop(self, Adam)
+
+def loop(method, x):
+    return method.step(x)
+
+def _aside():
+    return 1
+"""
+
+
+@pytest.fixture
+def shared(tmp_path, monkeypatch):
+    """Writes shared modules in place of the real ones, the text given exchanged for another."""
+    folder = tmp_path / "package"
+    folder.mkdir()
+    monkeypatch.setattr(_io, "__file__", str(folder / "_io.py"))
+
+    def write(old: str = "", new: str = "") -> None:
+        assert not old or (NN + TRAINING).count(old) == 1
+        for name, text in (("nn", NN), ("training", TRAINING)):
+            (folder / f"{name}.py").write_text(text.replace(old, new) if old else text)
+
+    write()
+    return write
+
+
+DISTANCES = {"root(x) + LEAST": "root(x) - LEAST", "LEAST = 1e-12": "LEAST = 1e-6", "x ** 0.5": "x ** 0.25"}
+ADAM = {"DECAY * x": "DECAY + x", "DECAY: float = 0.5": "DECAY: float = 0.9"}
+LOOP = {"loop(self, Adam)": "loop(Adam, self)", "method.step(x)": "method.step(x, x)"}
+SPARE = {"return distances(x)": "return 2 * distances(x)", "return 1": "return 2"}
+NOTHING = {
+    "  # not squared": "",
+    '    """Between rows."""\n': "",
+    '"""Moves."""': '"""Moves on."""',
+    '"""Shared layers."""': "",
+    "def spare": "def more(x):\n    return LEAST\n\ndef spare",
+    "class Trained": "class Another:\n    pass\n\nclass Trained",
+    "from functools import cache\n": "",
+}
+USERS = {
+    "from xmbench.nn import distances": DISTANCES,
+    "from xmbench.nn import distances as d": DISTANCES,
+    "def fit(x):\n    from xmbench.nn import distances\n": DISTANCES,
+    "from xmbench.nn import root": {"x ** 0.5": DISTANCES["x ** 0.5"]},
+    "from xmbench.nn import Adam": ADAM,
+    "from xmbench.training import Adam": ADAM,
+    "from xmbench.training import Trained": ADAM | LOOP,
+    "from xmbench.nn import spare": {"return distances(x)": SPARE["return distances(x)"]} | DISTANCES,
+    "from xmbench.nn import distances\nfrom xmbench.training import Trained": DISTANCES | ADAM | LOOP,
+    "from xmbench.errors import RunError": {},
+    "from xmbench.nn import no_such_name": {},
+}
+
+
+@pytest.mark.parametrize("code", USERS)
+def test_of_the_shared_code_what_a_plugin_reaches_counts_and_nothing_else(tmp_path, shared, code):
+    path = plugin_file(tmp_path, f"{code}\n")
+    before = digest_of(path)
+    for old, new in (DISTANCES | ADAM | LOOP | SPARE | NOTHING).items():
+        shared(old, new)
+        assert (digest_of(path) != before) == (old in USERS[code]), old
+    shared()
+    assert digest_of(path) == before
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from xmbench import nn\n\ndef fit(x):\n    return nn.distances(x)\n",
+        "import xmbench.nn\n\ndef fit(x):\n    return xmbench.nn.distances(x)\n",
+        "import xmbench.nn as layers\n\ndef fit(x):\n    return layers.distances(x)\n",
+        "from xmbench.nn import *\n\ndef fit(x):\n    return distances(x)\n",
+    ],
+)
+def test_shared_code_counts_however_it_is_imported(tmp_path, shared, code):
+    path = plugin_file(tmp_path, code)
+    before = digest_of(path)
+    shared("x ** 0.5", "x ** 0.25")
+    assert digest_of(path) != before
+
+
+def test_each_change_of_the_shared_code_is_another_digest(tmp_path, shared):
+    path = plugin_file(tmp_path, "from xmbench.nn import distances\nfrom xmbench.training import Trained\n")
+    found = [digest_of(path)]
+    for old, new in (DISTANCES | ADAM | LOOP).items():
+        shared(old, new)
+        found.append(digest_of(path))
+    assert len(set(found)) == 1 + len(DISTANCES | ADAM | LOOP)
+
+
+def test_shared_code_counts_through_helpers_and_imports_of_unused_names_count_too(tmp_path, shared):
+    plugin_file(tmp_path, "from xmbench.nn import distances\n", "_helper")
+    path = plugin_file(tmp_path, "from ._helper import distances\n")
+    before = digest_of(path)
+    shared("x ** 0.5", "x ** 0.25")
+    assert digest_of(path) != before
+
+
+def test_the_order_of_the_shared_definitions_does_not_count(tmp_path, shared):
+    path = plugin_file(tmp_path, "from xmbench.nn import distances\n")
+    before = digest_of(path)
+    root = "def root(x):\n    return x ** 0.5  # not squared\n"
+    shared(root, "")
+    moved = digest_of(path)
+    nn = tmp_path / "package" / "nn.py"
+    nn.write_text(nn.read_text() + root)
+    assert digest_of(path) == before != moved
+
+
+def test_plugins_without_shared_code_have_the_digest_of_their_files_alone(tmp_path, shared):
+    path = plugin_file(tmp_path, "from xmbench.linalg import thin_svd\nimport numpy\n")
+    assert _io.shared_source([path]) == []
+    assert digest_of(path) == _io.source_digest([path])
+
+
+def test_built_in_methods_rest_on_the_real_shared_code_if_and_only_if_they_import_it():
+    resting = set()
+    for name, plugin in Registry().methods.items():
+        if plugin.path is None:
+            continue
+        files = _io.imported_siblings(plugin.path)
+        if reached := {(home, name) for home, name, _ in _io.shared_source(files)}:
+            resting.add(name)
+            assert ("training", "_epoch") in reached or ("training", "Trained") not in reached
+        else:
+            assert plugin.source_digest() == _io.source_digest(files)
+        text = "".join(path.read_text(encoding="utf-8") for path in files)
+        assert bool(reached) == bool(re.search(r"xmbench\.(nn|training)\b", text)), name
+    assert {"acmr", "corr_ae", "dcca"} <= resting and not {"cca", "random", "deep_sm"} & resting
 
 
 def test_the_digest_of_a_package_knows_its_version(install):

@@ -60,7 +60,12 @@ def test_light_commands_import_no_heavy_library(tmp_path, arguments, words):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"), [(["info", "cca"], "Hotelling"), (["data", "info", "emoji"], "1,249 pairs")]
+    ("arguments", "words"),
+    [
+        (["info", "cca"], "Hotelling"),
+        (["info", "acmr"], "embedding_steps"),
+        (["data", "info", "emoji"], "1,249 pairs"),
+    ],
 )
 def test_descriptions_import_neither_torch_nor_scikit_learn(tmp_path, arguments, words):
     out, names = loaded(*arguments, folder=tmp_path)
