@@ -126,6 +126,12 @@ def test_the_gradient_is_finite_where_eigenvalues_repeat_or_vanish(views, dtype)
         assert np.isfinite(found).all()
 
 
+def test_outputs_in_float32_lose_nothing_more_in_the_loss():
+    """It is computed in float64, whatever the networks are in."""
+    H1, H2 = (H.astype(np.float32) for H in outputs())
+    assert corr(H1, H2, 1e-4) == corr(H1.astype(np.float64), H2.astype(np.float64), 1e-4)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_the_sum_lies_between_none_and_all_of_the_components_and_ignores_which_view_is_first(seed):
     rng = np.random.default_rng(seed)
