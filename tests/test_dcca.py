@@ -337,3 +337,22 @@ def test_rank_deficient_texts_of_wikipedia_are_learned_from(wikipedia_pairs):
     assert method.correlations_.shape == (10,)
     assert method.history_[method.best_epoch_ - 1]["validation_correlation"] > 0.3
     assert all(np.isfinite(rows).all() for rows in method.encode_pairs(held))
+
+
+# -- what does not hold yet -------------------------------------------------------------------------
+
+
+def test_outputs_too_large_for_the_ridge_are_an_error_in_words():
+    """Of rank 3, at a scale where rounding outweighs the ridge: no Cholesky factor, yet no traceback either."""
+    pairs = synthetic_pairs()
+    texts = pairs.texts.copy()
+    texts[:, 3:] = texts[:, :1]
+    method = Dcca(n_hidden_layers=0, ridge=1e-3, learning_rate=1e10, max_epochs=9)
+    with pytest.raises(RunError, match=r"Dcca diverged in epoch \d+"):
+        method.fit(replace(pairs, texts=texts))
+
+
+def test_outputs_that_overflow_are_an_error_in_words_and_no_warning():
+    method = Dcca(activation="relu", learning_rate=1e30, max_epochs=9)
+    with pytest.raises(RunError, match=r"Dcca diverged in epoch \d+"):
+        method.fit(synthetic_pairs())

@@ -14,7 +14,7 @@ from networks import scored
 from numpy.testing import assert_array_equal
 
 from xmbench import FitContext, Method, Pairs
-from xmbench.errors import DeadlineExceeded, InvalidParameter
+from xmbench.errors import DeadlineExceeded, InvalidParameter, RunError
 from xmbench.registry import Registry
 from xmbench.testing import synthetic_data, synthetic_pairs
 
@@ -219,3 +219,12 @@ def test_parameters_of_a_fit_are_counted(name):
     """At least the weights of a layer for each modality."""
     method = small(name).fit(synthetic_pairs(40))
     assert method.n_parameters >= 12 * 5 + 9 * 5
+
+
+@every_method
+def test_divergence_in_the_last_step_is_an_error_in_words_too(name):
+    """The losses are those before the step; what it makes of the networks has to be looked at as well."""
+    data = synthetic_data()
+    given = {"activation": "relu"} if name == "dcca" else {}
+    with pytest.raises(RunError, match=rf"{TRAINED[name].__name__} diverged in epoch 1"):
+        small(name, max_epochs=1, batch_size=128, learning_rate=1e38, **given).fit(data.train)
