@@ -58,8 +58,8 @@ class Acmr(Trained):
         embedding_steps: k.
         reduction: ``mean`` divides L_imi,V and L_imi,T by their numbers of triplets; ``sum`` is Eq. 4 to the letter.
         mining: ``all`` triplets, or ``hardest``: of each anchor the farthest match and the nearest mismatch.
-        multi_label: loss of items with several classes: ``soft``: cross-entropy with y / sum(y), ``squared``: squared
-            distance from it, or ``bce``: a sigmoid a class.
+        multi_label: loss of the labels, of which an item may have several: ``soft``: cross-entropy with y / sum(y),
+            ``squared``: squared distance from it, or ``bce``: a sigmoid a class.
         hidden_image: width of f_V's hidden layer.
         hidden_text: width of f_T's.
         n_components: k of the common space.
@@ -126,7 +126,7 @@ class Acmr(Trained):
         learning_rate: float = 3e-4,
         batch_size: int = 64,
         max_epochs: int = 60,
-        patience: int = 6,
+        patience: int = 5,
         random_state: int = 0,
     ) -> None:
         self.alpha = alpha

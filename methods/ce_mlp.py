@@ -31,8 +31,8 @@ class CeMlp(Trained):
         hidden: width of h.
         shared: whether C is one for both modalities.
         output: the common space: class ``probabilities``, or the ``embedding`` h.
-        multi_label: loss of items with several classes: ``soft``: cross-entropy with y / sum(y), ``squared``: squared
-            distance from it, or ``bce``: a sigmoid a class.
+        multi_label: loss of the labels, of which an item may have several: ``soft``: cross-entropy with y / sum(y),
+            ``squared``: squared distance from it, or ``bce``: a sigmoid a class.
         dropout: share of the inputs that a step drops.
         weight_decay: L2 penalty in Adam.
         learning_rate: of Adam.
@@ -74,7 +74,7 @@ class CeMlp(Trained):
         learning_rate: float = 1e-3,
         batch_size: int = 64,
         max_epochs: int = 60,
-        patience: int = 6,
+        patience: int = 5,
         random_state: int = 0,
     ) -> None:
         self.hidden = hidden

@@ -88,8 +88,8 @@ class CorrAe(Trained):
         select_by: Literal["loss", "map"] = "loss",
         learning_rate: float = 1e-3,
         batch_size: int = 100,
-        max_epochs: int = 60,
-        patience: int = 6,
+        max_epochs: int = 40,
+        patience: int = 5,
         random_state: int = 0,
     ) -> None:
         self.variant = variant

@@ -95,8 +95,8 @@ class Dcca(Trained):
         weight_decay: float = 1e-4,
         learning_rate: float = 1e-3,
         batch_size: int | None = None,
-        max_epochs: int = 60,
-        patience: int = 6,
+        max_epochs: int = 40,
+        patience: int = 5,
         random_state: int = 0,
     ) -> None:
         self.n_components = n_components
@@ -186,11 +186,13 @@ class DccaLearner(Learner):
         self._canonical: tuple[int, dict[str, Any]] | None = None
 
     def step(self, batch: Batch) -> dict[str, Tensor | float]:
-        """One step up the correlation of a batch; none where the outputs are no longer finite."""
-        H1, H2 = self.f(batch.images), self.g(batch.texts)
-        if not bool(H1.isfinite().all() & H2.isfinite().all()):
+        """One step up the correlation of a batch; none where there is no correlation any more, but NaN."""
+        import torch
+
+        try:
+            corr = correlation(self.f(batch.images), self.g(batch.texts), self.method.ridge)
+        except torch.linalg.LinAlgError:  # outputs not finite, or so large that rounding outweighs the ridge
             return {"correlation": float("nan")}
-        corr = correlation(H1, H2, self.method.ridge)
         self.optimiser.step(-corr)
         return {"correlation": corr.detach()}
 
@@ -236,18 +238,24 @@ def correlation(H1: Tensor, H2: Tensor, ridge: float) -> Tensor:
 
 
 def canonical(H1: NDArray[Any], H2: NDArray[Any], ridge: float) -> dict[str, Any]:
-    """Linear CCA of outputs (n, o) with S11 and S22 as in the loss; what :class:`Dcca` learns of it."""
-    from scipy.linalg import cholesky, solve_triangular, svd
+    """Linear CCA of outputs (n, o) with S11 and S22 as in the loss; what :class:`Dcca` learns of it.
 
-    if not (np.isfinite(H1).all() and np.isfinite(H2).all()):
-        nothing = np.full((H1.shape[1], H1.shape[1]), np.nan)
-        return _learned(nothing[0], nothing[0], nothing, nothing, nothing[0])
-    means = H1.mean(axis=0, dtype=np.float64), H2.mean(axis=0, dtype=np.float64)
-    first, second = H1 - means[0], H2 - means[1]
-    n, o = first.shape
-    L1, L2 = (cholesky(H.T @ H / (n - 1) + ridge * np.eye(o), lower=True) for H in (first, second))
-    half = solve_triangular(L1, first.T @ second / (n - 1), lower=True)
-    U, correlations, Vt = svd(solve_triangular(L2, half.T, lower=True).T)
+    NaN where there is none: outputs that are not finite, or so large that rounding outweighs the ridge.
+    """
+    from scipy.linalg import LinAlgError, cholesky, solve_triangular, svd
+
+    n, o = H1.shape
+    with np.errstate(over="ignore", invalid="ignore"):
+        means = H1.mean(axis=0, dtype=np.float64), H2.mean(axis=0, dtype=np.float64)
+        first, second = H1 - means[0], H2 - means[1]
+        squares = first.T @ first / (n - 1), second.T @ second / (n - 1)
+    try:
+        L1, L2 = (cholesky(S + ridge * np.eye(o), lower=True) for S in squares)
+        half = solve_triangular(L1, first.T @ second / (n - 1), lower=True)
+        U, correlations, Vt = svd(solve_triangular(L2, half.T, lower=True).T)
+    except (LinAlgError, ValueError):
+        nothing = np.full((o, o), np.nan)
+        return _learned(*means, nothing, nothing, nothing[0])
     A1, A2 = (solve_triangular(L, X, lower=True, trans=1) for L, X in ((L1, U), (L2, Vt.T)))
     return _learned(*means, A1, A2, correlations)
 

@@ -30,8 +30,8 @@ class DeepSmMlp(Trained):
     Args:
         hidden: width of the hidden layer; None for none.
         multi_label: loss of items with several classes: ``squared`` distance of the probabilities from y / sum(y)
-            (the paper's), ``soft``: cross-entropy with it, or ``bce``: a sigmoid a class. With one class an item
-            ``squared`` is not taken: the loss is the cross-entropy.
+            (the paper's), ``soft``: cross-entropy with it, or ``bce``: a sigmoid a class. Labels that are one number
+            an item take the cross-entropy.
         dropout: share of the inputs that a step drops.
         weight_decay: L2 penalty in Adam.
         learning_rate: of Adam.
@@ -73,7 +73,7 @@ class DeepSmMlp(Trained):
         learning_rate: float = 1e-3,
         batch_size: int = 64,
         max_epochs: int = 60,
-        patience: int = 6,
+        patience: int = 5,
         random_state: int = 0,
     ) -> None:
         self.hidden = hidden

@@ -89,7 +89,7 @@ class Dscmr(Trained):
         learning_rate: float = 1e-3,
         batch_size: int = 100,
         max_epochs: int = 60,
-        patience: int = 6,
+        patience: int = 5,
         random_state: int = 0,
     ) -> None:
         self.similarity_weight = similarity_weight

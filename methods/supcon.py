@@ -34,8 +34,8 @@ class SupCon(Trained):
         ce_weight: weight of the cross-entropy; 0 leaves it out.
         hidden: width of the hidden layer of each network, with ReLU.
         n_components: width of the common space.
-        multi_label: loss of items with several classes: ``soft``: cross-entropy with y / sum(y), ``squared``: squared
-            distance from it, or ``bce``: a sigmoid a class.
+        multi_label: loss of the labels, of which an item may have several: ``soft``: cross-entropy with y / sum(y),
+            ``squared``: squared distance from it, or ``bce``: a sigmoid a class.
         dropout: share of the inputs that a step drops.
         weight_decay: L2 penalty in Adam.
         learning_rate: of Adam.
@@ -80,7 +80,7 @@ class SupCon(Trained):
         learning_rate: float = 1e-3,
         batch_size: int = 128,
         max_epochs: int = 60,
-        patience: int = 6,
+        patience: int = 5,
         random_state: int = 0,
     ) -> None:
         self.temperature = temperature

@@ -72,6 +72,7 @@ def test_the_forward_pass_is_that_of_a_loop(activation):
     formulas = {
         "linear": lambda x: x,
         "relu": lambda x: x * (x > 0),
+        "leaky_relu": lambda x: np.where(x < 0, 0.2 * x, x),
         "tanh": lambda x: 1 - 2 / (np.exp(2 * x) + 1),
         "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
         "softmax": lambda x: np.exp(x) / np.exp(x).sum(),

@@ -54,8 +54,11 @@ class Watcher(Learner):
         return self.examined[len(self.epochs) - 1] if self.examined else {}
 
     def learned(self):
-        layer = {"weights": self.state[None], "bias": self.state, "activation": "linear"}
-        return {"state_": self.state, "image_layers_": [layer], "text_layers_": [layer]}
+        layers = [
+            {"weights": np.ones((d, 1), np.float32), "bias": self.state, "activation": "linear"}
+            for d in (12, 9)
+        ]
+        return {"state_": self.state, "image_layers_": layers[:1], "text_layers_": layers[1:]}
 
 
 class Toy(Trained):

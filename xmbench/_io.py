@@ -203,9 +203,9 @@ def shared_source(paths: Iterable[Path]) -> list[object]:
     rooms = {name: _Definitions(Path(__file__).with_name(f"{name}.py")) for name in ("nn", "training")}
     queue: list[tuple[str, str]] = []
     for path in paths:
-        queue += [
-            (home, name) for home, name in _imported_names(ast.parse(path.read_bytes())) if home in rooms
-        ]
+        for home, name in _imported_names(ast.parse(path.read_bytes())):
+            if home in rooms:
+                queue += [(home, one) for one in rooms[home].nodes] if name == "*" else [(home, name)]
     found: dict[tuple[str, str], object] = {}
     while queue:
         home, name = queue.pop()
@@ -241,15 +241,22 @@ class _Definitions:
 
 
 def _imported_names(tree: Any) -> list[tuple[str, str]]:
-    """(module, name) of what is imported with ``from xmbench.module import name``, anywhere."""
+    """(module, name) of what is imported from modules of xmbench, anywhere; ``*`` where the module itself is."""
     import ast
 
-    return [
-        (node.module.removeprefix("xmbench."), alias.name)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("xmbench.")
-        for alias in node.names
-    ]
+    found: list[tuple[str, str]] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [
+                (alias.name.removeprefix("xmbench."), "*")
+                for alias in node.names
+                if alias.name.startswith("xmbench.")
+            ]
+        elif isinstance(node, ast.ImportFrom) and node.module == "xmbench":
+            found += [(alias.name, "*") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("xmbench."):
+            found += [(node.module.removeprefix("xmbench."), alias.name) for alias in node.names]
+    return found
 
 
 def offline() -> bool:

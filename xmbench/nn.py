@@ -107,22 +107,31 @@ def _activate(rows: Tensor, activation: Activation) -> Tensor:
 
 
 def forward(layers: Sequence[Mapping[str, Any]], rows: NDArray[Any]) -> NDArray[np.float32]:
-    """What learned layers make of rows (n, d), without dropout; see :meth:`Dense.arrays`."""
+    """What learned layers make of rows (n, d), without dropout; see :meth:`Dense.arrays`.
+
+    What overflows is infinite or NaN, without a warning: training that diverged is found by its result.
+    """
     found = np.asarray(rows, dtype=np.float32)
-    for layer in layers:
-        found = found @ layer["weights"] + layer["bias"]
-        if layer["activation"] == "relu":
-            np.maximum(found, 0, out=found)
-        elif layer["activation"] == "leaky_relu":
-            np.multiply(found, LEAK, out=found, where=found < 0)
-        elif layer["activation"] == "tanh":
-            np.tanh(found, out=found)
-        elif layer["activation"] == "sigmoid":
-            found = 0.5 * (1 + np.tanh(0.5 * found))
-        elif layer["activation"] == "softmax":
-            found = np.exp(found - found.max(axis=1, keepdims=True))
-            found /= found.sum(axis=1, keepdims=True)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for layer in layers:
+            found = _activate_rows(found @ layer["weights"] + layer["bias"], layer["activation"])
     return found
+
+
+def _activate_rows(rows: NDArray[np.float32], activation: str) -> NDArray[np.float32]:
+    """The activation of rows (n, k), in their place where that can be done."""
+    if activation == "relu":
+        return np.maximum(rows, 0, out=rows)
+    if activation == "leaky_relu":
+        return np.multiply(rows, LEAK, out=rows, where=rows < 0)
+    if activation == "tanh":
+        return np.tanh(rows, out=rows)
+    if activation == "sigmoid":
+        return np.asarray(0.5 * (1 + np.tanh(0.5 * rows)))
+    if activation == "softmax":
+        powers = np.exp(rows - rows.max(axis=1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+    return rows
 
 
 def probabilities(layers: Sequence[LayerArrays], kind: LabelLoss = "soft") -> list[LayerArrays]:
@@ -191,7 +200,7 @@ class Adam:
         self._peer = None
         if self._fused is None:
             groups = [{"params": [tensor]} for tensor in self.parameters]
-            self._peer = torch.optim.Adam(groups, betas=(beta1, 0.999), fused=True)
+            self._peer = torch.optim.Adam(groups, betas=(beta1, 0.999))
 
     def step(self, loss: Tensor) -> None:
         """Take the gradients of ``loss`` and move every parameter that has one."""

@@ -11,16 +11,16 @@ import math
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xmbench.data import Pairs
-from xmbench.errors import InvalidParameter, RunError, Unsupported
+from xmbench.errors import InvalidInput, InvalidParameter, RunError, Unsupported
 from xmbench.method import FitContext, Method
 from xmbench.nn import LayerArrays, Tensor, check_positive, forward
 
@@ -142,6 +142,22 @@ class Trained(Method):
     image_layers_: list[LayerArrays]
     text_layers_: list[LayerArrays]
 
+    def fit(
+        self, train: Pairs, validation: Pairs | None = None, *, context: FitContext | None = None
+    ) -> Self:
+        """As :meth:`xmbench.Method.fit`; what the last step made of the networks is looked at too.
+
+        Raises:
+            RunError: the training diverged.
+        """
+        super().fit(train, validation, context=context)
+        rows = self.encode_pairs(train.take(np.arange(min(len(train), 64))))
+        if not all(np.isfinite(encoded).all() for encoded in rows):
+            error = self._diverged(self.history_[-1], ["what training rows are encoded to"])
+            self._forget()
+            raise error
+        return self
+
     def _encode_image(self, images: NDArray[np.float32]) -> NDArray[Any]:
         return forward(self.image_layers_, images)
 
@@ -208,7 +224,7 @@ class Trained(Method):
         """
         batch_size, max_epochs = batch_size or self.batch_size or len(train), max_epochs or self.max_epochs
         history: list[dict[str, Any]] = vars(self).setdefault("history_", [])
-        best: tuple[float, int, dict[str, Any]] | None = None
+        best: tuple[float, int, dict[str, Any]] | None = None  # how good, epoch, state
         with _settings(context.threads):
             everything = session.batch(train)
             held = None if validation is None else session.batch(validation)
@@ -222,9 +238,11 @@ class Trained(Method):
                 vars(self).update(learner.learned())
                 if held is not None:
                     line |= {name: float(value) for name, value in learner.examine(held).items()}
-                _check_finite(type(self).__name__, line, epoch, stage)
+                terms = [name for name, value in line.items() if _not_finite(value)]
+                if terms:
+                    raise self._diverged(line, terms)
                 if score is not None:
-                    line[VALIDATION_MAP] = _score(score, self)
+                    line[VALIDATION_MAP] = self._score(score, line)
                 line["seconds"] = time.perf_counter() - began
                 history.append(line)
                 value = line.get(select_by) if select_by else None
@@ -232,7 +250,11 @@ class Trained(Method):
                     rank = -value if lower_is_better else value
                     if best is None or rank > best[0]:
                         best = (rank, epoch, copy.deepcopy(dict(learner.learned())))
-                context.progress(_news(stage, epoch, max_epochs, select_by, value, best), epoch / max_epochs)
+                news = f"{'' if stage is None else stage + ', '}epoch {epoch} of {max_epochs}"
+                if value is not None and best is not None:
+                    top = -best[0] if lower_is_better else best[0]
+                    news += f", {select_by} {value:.3f} (best {top:.3f} in epoch {best[1]})"
+                context.progress(news, epoch / max_epochs)
                 if best is not None and epoch - best[1] >= self.patience:
                     break
         kept = best or (0.0, epoch, copy.deepcopy(dict(learner.learned())))
@@ -240,6 +262,27 @@ class Trained(Method):
         for line in history[len(history) - epoch :]:
             line["kept"] = float(line["epoch"] == kept[1])
         vars(self).update(kept[2])
+
+    def _score(self, score: Callable[[Method], float], line: Mapping[str, Any]) -> float:
+        """The validation score of the present state."""
+        try:
+            found = float(score(self))
+        except InvalidInput as error:  # of the evaluator: embeddings
+            raise self._diverged(line, ["what validation rows are encoded to"]) from error
+        if math.isnan(found):
+            raise Unsupported(
+                "no validation row has a relevant one among the others, so that no epoch can be chosen; take a "
+                "split with more validation rows"
+            )
+        return found
+
+    def _diverged(self, line: Mapping[str, Any], terms: Sequence[str]) -> RunError:
+        where = f" of stage {line['stage']}" if "stage" in line else ""
+        return RunError(
+            f"{type(self).__name__} diverged in epoch {line['epoch']}{where}: {', '.join(terms)} "
+            f"{'is' if len(terms) == 1 else 'are'} not finite; a learning_rate below {line['learning_rate']:g} "
+            "may help"
+        )
 
 
 def _epoch(
@@ -267,39 +310,8 @@ def _epoch(
     return {name: float(total) / n for name, total in totals.items()}
 
 
-def _score(score: Any, method: Method) -> float:
-    found = float(score(method))
-    if math.isnan(found):
-        raise Unsupported(
-            "no validation row has a relevant one among the others, so that no epoch can be chosen; take a split "
-            "with more validation rows"
-        )
-    return found
-
-
-def _check_finite(name: str, line: Mapping[str, Any], epoch: int, stage: str | None) -> None:
-    terms = [key for key, value in line.items() if isinstance(value, float) and not math.isfinite(value)]
-    if terms:
-        where = "" if stage is None else f" of stage {stage}"
-        raise RunError(
-            f"{name} diverged in epoch {epoch}{where}: {', '.join(terms)} "
-            f"{'is' if len(terms) == 1 else 'are'} not finite; a learning_rate below {line['learning_rate']:g} "
-            "may help"
-        )
-
-
-def _news(
-    stage: str | None,
-    epoch: int,
-    max_epochs: int,
-    select_by: str | None,
-    value: float | None,
-    best: tuple[float, int, object] | None,
-) -> str:
-    words = f"{'' if stage is None else stage + ', '}epoch {epoch} of {max_epochs}"
-    if value is not None and best is not None:
-        words += f", {select_by} {value:.3f} (best {abs(best[0]):.3f} in epoch {best[1]})"
-    return words
+def _not_finite(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _count(value: object) -> int:
@@ -317,11 +329,12 @@ def _settings(threads: int) -> Iterator[None]:
     import torch
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic products on CUDA need
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    threads_before, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
-        torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
+        torch.set_num_threads(threads_before)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
