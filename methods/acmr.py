@@ -55,6 +55,8 @@ class Acmr(Trained):
             reverses the gradient, its strength ``2 / (1 + exp(-10 epoch / max_epochs)) - 1`` as in the authors'
             code, or ``off``: D is trained to log its accuracy, and no gradient of it reaches the embeddings.
         adversary_weight: of L_adv in the embeddings' objective.
+        modality_activation: of D's hidden layer: ``relu``, or ``linear`` as in the authors' code; the paper
+            says nothing of it.
         embedding_steps: k.
         reduction: ``mean`` divides L_imi,V and L_imi,T by their numbers of triplets; ``sum`` is Eq. 4 to the letter.
         mining: ``all`` triplets, or ``hardest``: of each anchor the farthest match and the nearest mismatch.
@@ -76,8 +78,8 @@ class Acmr(Trained):
 
     Source: Wang, Yang, Xu, Hanjalic, Shen, "Adversarial cross-modal retrieval", ACM Multimedia 2017, section 3.
     Differs: L_imi is a mean (the sum has some 24,000 terms an anchor modality at a batch of 64 and 10 classes, drowns
-    L_imd and collapses the embeddings; ``preset=paper`` takes it, with L_reg at weight 1); D has a ReLU; the epoch is
-    chosen on validation rows. The paper says that alpha = 0 leaves L_imi alone: by Eq. 8 it removes it, so parts are
+    L_imd and collapses the embeddings; ``preset=paper`` takes it, with L_reg at weight 1); the epoch is chosen on
+    validation rows. The paper says that alpha = 0 leaves L_imi alone: by Eq. 8 it removes it, so parts are
     switched by name. The authors' code is another model: its adversary's gradient does not reach the embeddings, its
     label classifier is not trained, and its triplets are one hinge over sums of a batch.
     """
@@ -114,6 +116,7 @@ class Acmr(Trained):
         use_imd: bool = True,
         adversary: Literal["alternating", "reversal", "off"] = "alternating",
         adversary_weight: float = 1.0,
+        modality_activation: Literal["relu", "linear"] = "relu",
         embedding_steps: int = 5,
         reduction: Literal["mean", "sum"] = "mean",
         mining: Literal["all", "hardest"] = "all",
@@ -137,6 +140,7 @@ class Acmr(Trained):
         self.use_imd = use_imd
         self.adversary = adversary
         self.adversary_weight = adversary_weight
+        self.modality_activation = modality_activation
         self.embedding_steps = embedding_steps
         self.reduction = reduction
         self.mining = mining
@@ -193,7 +197,7 @@ class AcmrLearner(Learner):
         self.f_V = Dense((d_image, method.hidden_image, k), ("tanh", "tanh"), start, device, **noise)
         self.f_T = Dense((d_text, method.hidden_text, k), ("tanh", "tanh"), start, device, **noise)
         self.label_classifier = Dense((k, n_classes), ("linear",), start, device)
-        self.D = Dense((k, 50, 2), ("relu", "linear"), session.probe, device)
+        self.D = Dense((k, 50, 2), (method.modality_activation, "linear"), session.probe, device)
         self.embeds = [*self.f_V.parameters, *self.f_T.parameters, *self.label_classifier.parameters]
         together = self.D.parameters if method.adversary == "reversal" else []
         self.embedding_optimiser = Adam([*self.embeds, *together], self.learning_rate, beta1=0.5)

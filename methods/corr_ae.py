@@ -37,6 +37,8 @@ class CorrAe(Trained):
         variant: ``corr``, ``cross`` (Corr-Cross-AE) or ``full`` (Corr-Full-AE).
         alpha: between 0 and 1; None: .8 for corr and full, .2 for cross, as in the paper.
         n_components: width of the codes.
+        output: of decoders: ``linear``, or ``sigmoid`` as in the authors' code, for inputs between 0 and 1 such as
+            the codes of ``pretrain=dae``.
         pretrain: ``none``, or ``dae``: two denoising autoencoders on top of each other for each modality (a fifth of
             the inputs hidden, logistic codes of widths 1024, or 4 d where that is less, and ``n_components``) give
             the inputs of the correspondence stage.
@@ -81,6 +83,7 @@ class CorrAe(Trained):
         variant: Literal["corr", "cross", "full"] = "corr",
         alpha: float | None = None,
         n_components: int = 256,
+        output: Literal["linear", "sigmoid"] = "linear",
         pretrain: Literal["none", "dae"] = "none",
         pretrain_epochs: int = 30,
         center: bool = True,
@@ -95,6 +98,7 @@ class CorrAe(Trained):
         self.variant = variant
         self.alpha = alpha
         self.n_components = n_components
+        self.output = output
         self.pretrain = pretrain
         self.pretrain_epochs = pretrain_epochs
         self.center = center
@@ -192,7 +196,7 @@ class CorrAeLearner(Learner):
         self.encoders = [Dense((width, k), ("sigmoid",), start, device) for width in d]
         ways = {"corr": ((0, 0), (1, 1)), "cross": ((0, 1), (1, 0))}
         wanted = ways.get(method.variant, (*ways["corr"], *ways["cross"]))
-        self.decoders = {(of, to): Dense((k, d[to]), ("linear",), start, device) for of, to in wanted}
+        self.decoders = {(of, to): Dense((k, d[to]), (method.output,), start, device) for of, to in wanted}
         networks = [*self.encoders, *self.decoders.values()]
         parameters = [tensor for network in networks for tensor in network.parameters]
         self.optimiser = Adam(parameters, self.learning_rate)

@@ -47,6 +47,7 @@ class Dcca(Trained):
         n_hidden_layers: how many there are; 0 makes DCCA linear.
         activation: of hidden layers.
         ridge: r.
+        power: each direction is multiplied by its correlation to this power; 0 weighs all alike.
         select_by: the epoch that is kept: highest ``correlation`` of the validation pairs in the CCA of the training
             pairs (no labels), or highest retrieval score ``map`` on them (which takes their labels).
         dropout: share of the inputs that a step drops.
@@ -90,6 +91,7 @@ class Dcca(Trained):
         n_hidden_layers: int = 2,
         activation: Literal["sigmoid", "tanh", "relu"] = "sigmoid",
         ridge: float = 0.1,
+        power: float = 0.0,
         select_by: Literal["correlation", "map"] = "correlation",
         dropout: float = 0.0,
         weight_decay: float = 1e-4,
@@ -104,6 +106,7 @@ class Dcca(Trained):
         self.n_hidden_layers = n_hidden_layers
         self.activation = activation
         self.ridge = ridge
+        self.power = power
         self.select_by = select_by
         self.dropout = dropout
         self.weight_decay = weight_decay
@@ -117,6 +120,7 @@ class Dcca(Trained):
         self._check_training()
         check_positive("Dcca", ridge=self.ridge, hidden=self.hidden)
         check_not_negative("Dcca", n_hidden_layers=self.n_hidden_layers, weight_decay=self.weight_decay)
+        check_not_negative("Dcca", power=self.power)
         check_share("Dcca", dropout=self.dropout)
         o = self._components(train)
         batch_size = self.batch_size or max(512, ROWS_A_COMPONENT * o)
@@ -220,7 +224,7 @@ class DccaLearner(Learner):
                 forward(layers["image_layers_"], self.train.images),
                 forward(layers["text_layers_"], self.train.texts),
             )
-            self._canonical = self.optimiser.steps, canonical(*outputs, self.method.ridge)
+            self._canonical = self.optimiser.steps, canonical(*outputs, self.method.ridge, self.method.power)
         return {**layers, **self._canonical[1]}
 
 
@@ -237,7 +241,7 @@ def correlation(H1: Tensor, H2: Tensor, ridge: float) -> Tensor:
     return torch.linalg.svdvals(torch.linalg.solve_triangular(L2, half.T, upper=False)).sum()
 
 
-def canonical(H1: NDArray[Any], H2: NDArray[Any], ridge: float) -> dict[str, Any]:
+def canonical(H1: NDArray[Any], H2: NDArray[Any], ridge: float, power: float = 0.0) -> dict[str, Any]:
     """Linear CCA of outputs (n, o) with S11 and S22 as in the loss; what :class:`Dcca` learns of it.
 
     NaN where there is none: outputs that are not finite, or so large that rounding outweighs the ridge.
@@ -257,7 +261,7 @@ def canonical(H1: NDArray[Any], H2: NDArray[Any], ridge: float) -> dict[str, Any
         nothing = np.full((o, o), np.nan)
         return _learned(*means, nothing, nothing, nothing[0])
     A1, A2 = (solve_triangular(L, X, lower=True, trans=1) for L, X in ((L1, U), (L2, Vt.T)))
-    return _learned(*means, A1, A2, correlations)
+    return _learned(*means, A1 * correlations**power, A2 * correlations**power, correlations)
 
 
 def _learned(*found: NDArray[Any]) -> dict[str, Any]:

@@ -716,3 +716,10 @@ def test_two_epochs_on_real_pairs_beat_chance(wikipedia_pairs, adversary):
     images, texts = method.encode_pairs(test)
     scores = xmbench.evaluate(images, texts, test.labels)
     assert all(task.mean_average_precision > 1.2 * task.chance for task in scores.tasks.values())
+
+
+def test_a_linear_modality_classifier_is_an_affine_map():
+    learner = learner_of(synthetic_pairs(20), modality_activation="linear")
+    first, second = (torch.randn(3, 4, dtype=torch.float64) for _ in range(2))
+    half = learner.D((first + second) / 2)
+    assert_allclose(half.detach(), ((learner.D(first) + learner.D(second)) / 2).detach(), atol=1e-12)

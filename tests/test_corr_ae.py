@@ -318,3 +318,13 @@ def test_pairs_of_wikipedia_are_nearer_to_each_other_than_to_others(wikipedia_pa
     cosines = images @ texts.T
     ranks = (cosines > np.diag(cosines)[:, None]).mean(axis=1)
     assert ranks.mean() < 0.45
+
+
+def test_logistic_decoders_reconstruct_between_0_and_1():
+    method = CorrAe(output="sigmoid", pretrain="dae", pretrain_epochs=2, max_epochs=2, n_components=4)
+    pairs = synthetic_pairs(20)
+    learner = module.CorrAeLearner(method, pairs, ([], []), Session(0))
+    for decoder in learner.decoders.values():
+        rows = decoder(torch.randn(5, 4)).detach()
+        assert ((rows > 0) & (rows < 1)).all()
+    assert np.isfinite(method.fit(pairs).encode_image(pairs.images)).all()

@@ -354,3 +354,12 @@ def test_outputs_that_overflow_are_an_error_in_words_and_no_warning():
     method = Dcca(activation="relu", learning_rate=1e30, max_epochs=9)
     with pytest.raises(RunError, match=r"Dcca diverged in epoch \d+"):
         method.fit(synthetic_pairs())
+
+
+def test_the_power_weighs_directions_by_their_correlations():
+    rng = np.random.default_rng(3)
+    H1, H2 = rng.standard_normal((60, 4)), rng.standard_normal((60, 4))
+    plain, weighed = module.canonical(H1, H2, 0.1), module.canonical(H1, H2, 0.1, 4.0)
+    for name in ("image_directions_", "text_directions_"):
+        assert_allclose(weighed[name], plain[name] * plain["correlations_"] ** 4)
+    assert_allclose(weighed["correlations_"], plain["correlations_"])

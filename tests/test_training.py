@@ -683,3 +683,20 @@ def test_real_pairs_are_classified_better_with_each_epoch(wikipedia_pairs):
     right = method.encode_text(wikipedia_pairs.texts).argmax(axis=1) == wikipedia_pairs.labels
     assert right.mean() > 0.3
     assert_allclose([line["kept"] for line in method.history_], [0, 0, 0, 1])
+
+
+# -- scores by task ---------------------------------------------------------------------------------
+
+
+def test_scores_by_task_stand_in_the_history_and_their_mean_chooses():
+    scores = iter([(0.1, 0.3), (0.6, 0.4), (0.2, 0.2)])
+    pairs = synthetic_pairs(10)
+    context = FitContext(
+        validation_score=lambda method: pytest.fail("the tasks are enough"),
+        validation_tasks=lambda method: dict(zip(("image->text", "text->image"), next(scores), strict=True)),
+    )
+    method = toy().fit(pairs, pairs, context=context)
+    assert method.best_epoch_ == 2
+    line = method.history_[1]
+    assert (line["validation_map_image_to_text"], line["validation_map_text_to_image"]) == (0.6, 0.4)
+    assert line["validation_map"] == pytest.approx(0.5)

@@ -150,7 +150,7 @@ _FAMILIES = {"loss": "loss terms", "accuracy": "accuracy", "map": "validation MA
 
 def _family(column: str) -> str | None:
     """The panel of a column; None if it has no place in the figure."""
-    if column == "validation_map":
+    if column.startswith("validation_map"):
         return "map"
     if column.endswith("accuracy"):
         return "accuracy"
@@ -198,7 +198,7 @@ def _losses(runs: Sequence[Run]) -> Figure:
                 if column in one.columns
             ]
             handles.append(_draw_column(panel, lines, len(runs), looks[column]))
-            labels.append("validation MAP" if family == "map" else cut(column.replace("_", " "), 60))
+            labels.append(cut(column.replace("_map", " MAP").replace("_to_", "→").replace("_", " "), 60))
         scale = ""
         values = np.concatenate([one.columns[c] for one in found for c in mine if c in one.columns])
         values = values[np.isfinite(values)]

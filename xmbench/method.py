@@ -78,6 +78,7 @@ class FitContext:
     Args:
         validation_score: main metric of a (partly) fitted method on the validation pairs under the default
             protocol, whatever the run is scored with; higher is better; None without validation pairs.
+        validation_tasks: where the caller gives them, the scores by task whose mean that metric is.
         unlabelled_images: (m, d_image) rows without labels, for transductive runs alone; else None.
         unlabelled_texts: (m, d_text) likewise.
         device: ``cpu``, ``cuda``, ``cuda:1``, ...
@@ -89,6 +90,7 @@ class FitContext:
     """
 
     validation_score: Callable[[Method], float] | None = None
+    validation_tasks: Callable[[Method], Mapping[str, float]] | None = None
     unlabelled_images: NDArray[np.float32] | None = None
     unlabelled_texts: NDArray[np.float32] | None = None
     device: str = "cpu"

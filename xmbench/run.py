@@ -39,6 +39,9 @@ from xmbench.record import (
 from xmbench.registry import Plugin
 from xmbench.tuning import Mode, Trial, Tuning, tune
 
+BIMODAL = ("image->text", "text->image")
+"""The tasks whose mean average precision chooses on validation rows."""
+
 HISTORY = "history/"
 """What the names of the arrays of :func:`history_arrays` begin with."""
 
@@ -182,14 +185,20 @@ def _fit_and_encode(
     train = read_bundle(bundle, "train")
     validation = read_bundle(bundle, "validation") if spec.dataset.sizes.get("validation") else None
 
-    def validation_score(fitted: Method) -> float:
+    def validation_tasks(fitted: Method) -> dict[str, float]:
         assert validation is not None
         images, texts = fitted.encode_pairs(validation)
-        labels, tasks = validation.labels, ("image->text", "text->image")
-        return evaluate(images, texts, labels, tasks=tasks, curves=False, **_resources(spec.device)).main
+        scores = evaluate(
+            images, texts, validation.labels, tasks=BIMODAL, curves=False, **_resources(spec.device)
+        )
+        return {name: task.mean_average_precision for name, task in scores.tasks.items()}
+
+    def validation_score(fitted: Method) -> float:
+        return float(np.mean(list(validation_tasks(fitted).values())))
 
     context = FitContext(
         validation_score=validation_score if validation is not None else None,
+        validation_tasks=validation_tasks if validation is not None else None,
         device=spec.device,
         threads=spec.threads,
         deadline=deadline,

@@ -242,7 +242,7 @@ class Trained(Method):
                 if terms:
                     raise self._diverged(line, terms)
                 if score is not None:
-                    line[VALIDATION_MAP] = self._score(score, line)
+                    line |= self._scores(score, context.validation_tasks, line)
                 line["seconds"] = time.perf_counter() - began
                 history.append(line)
                 value = line.get(select_by) if select_by else None
@@ -263,10 +263,16 @@ class Trained(Method):
             line["kept"] = float(line["epoch"] == kept[1])
         vars(self).update(kept[2])
 
-    def _score(self, score: Callable[[Method], float], line: Mapping[str, Any]) -> float:
-        """The validation score of the present state."""
+    def _scores(
+        self,
+        score: Callable[[Method], float],
+        tasks: Callable[[Method], Mapping[str, float]] | None,
+        line: Mapping[str, Any],
+    ) -> dict[str, float]:
+        """Validation scores of the present state: of each task, where the context has them, and their mean."""
         try:
-            found = float(score(self))
+            each = {} if tasks is None else {name: float(value) for name, value in tasks(self).items()}
+            found = sum(each.values()) / len(each) if each else float(score(self))
         except InvalidInput as error:  # of the evaluator: embeddings
             raise self._diverged(line, ["what validation rows are encoded to"]) from error
         if math.isnan(found):
@@ -274,7 +280,8 @@ class Trained(Method):
                 "no validation row has a relevant one among the others, so that no epoch can be chosen; take a "
                 "split with more validation rows"
             )
-        return found
+        names = {name: f"{VALIDATION_MAP}_{name.replace('->', '_to_')}" for name in each}
+        return {**{names[name]: value for name, value in each.items()}, VALIDATION_MAP: found}
 
     def _diverged(self, line: Mapping[str, Any], terms: Sequence[str]) -> RunError:
         where = f" of stage {line['stage']}" if "stage" in line else ""
