@@ -52,8 +52,9 @@ class Acmr(Trained):
         use_imi: whether L_imi is in L_emb.
         use_imd: whether L_imd is in L_emb; without it, no class label is predicted.
         adversary: ``alternating`` as Algorithm 1, ``reversal``: all parameters step together through a layer that
-            reverses the gradient, its strength ``2 / (1 + exp(-10 epoch / max_epochs)) - 1`` as in the authors'
-            code, or ``off``: D is trained to log its accuracy, and no gradient of it reaches the embeddings.
+            reverses the gradient, its strength ``2 / (1 + exp(-10 done / max_epochs)) - 1`` for the epochs done,
+            as in the authors' code, or ``off``: D is trained to log its accuracy, and no gradient of it reaches the
+            embeddings.
         adversary_weight: of L_adv in the embeddings' objective.
         modality_activation: of D's hidden layer: ``relu``, or ``linear`` as in the authors' code; the paper
             says nothing of it.
@@ -76,12 +77,16 @@ class Acmr(Trained):
     Learned: ``image_layers_``, ``text_layers_``, ``history_``, ``best_epoch_``. The history has all terms above,
     ``modality_accuracy`` of D (1/2: it can tell nothing), and mean ``positive_distance`` and ``negative_distance``.
 
+    A step of the embeddings takes a new batch, and D's step the embeddings from before the last one of them.
+
     Source: Wang, Yang, Xu, Hanjalic, Shen, "Adversarial cross-modal retrieval", ACM Multimedia 2017, section 3.
     Differs: L_imi is a mean (the sum has some 24,000 terms an anchor modality at a batch of 64 and 10 classes, drowns
     L_imd and collapses the embeddings; ``preset=paper`` takes it, with L_reg at weight 1); the epoch is chosen on
     validation rows. The paper says that alpha = 0 leaves L_imi alone: by Eq. 8 it removes it, so parts are
-    switched by name. The authors' code is another model: its adversary's gradient does not reach the embeddings, its
-    label classifier is not trained, and its triplets are one hinge over sums of a batch.
+    switched by name. Neither a margin, nor a learning rate, nor dropout are in the paper: the defaults are ours (the
+    authors' code has 1e-4, as has the preset; the preset leaves the stopping rule as it is). The authors' code is
+    another model: its adversary's gradient does not reach the embeddings, its label classifier is not trained, and its
+    triplets are one hinge over sums of a batch.
     """
 
     info = MethodInfo(

@@ -63,6 +63,8 @@ class CeMlp(Trained):
         "output": ("probabilities", "embedding"),
     }
 
+    ablations: ClassVar = {"not_shared": {"shared": False}}
+
     def __init__(
         self,
         hidden: int = 1024,

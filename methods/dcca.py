@@ -48,13 +48,15 @@ class Dcca(Trained):
         activation: of hidden layers.
         ridge: r.
         power: each direction is multiplied by its correlation to this power; 0 weighs all alike.
+        final_cca: whether outputs are mapped by the final CCA; without it they are only centred.
         select_by: the epoch that is kept: highest ``correlation`` of the validation pairs in the CCA of the training
             pairs (no labels), or highest retrieval score ``map`` on them (which takes their labels).
         dropout: share of the inputs that a step drops.
         weight_decay: L2 penalty in Adam.
         learning_rate: of Adam.
         batch_size: pairs a step, more than ``n_components``; None: the larger of 512 and 10 for each component, or
-            all pairs where there are fewer.
+            all pairs where there are fewer than two such batches. A last batch of fewer than 10 pairs for each
+            component is left out of its epoch.
         max_epochs: at the most.
         patience: epochs without a better epoch that end the training.
         random_state: seed.
@@ -65,7 +67,8 @@ class Dcca(Trained):
 
     Source: Andrew, Arora, Bilmes, Livescu, "Deep canonical correlation analysis", ICML 2013, section 3; in retrieval
     by cosine: Yan and Mikolajczyk, "Deep correlation for matching images and text", CVPR 2015. Differs: batches and
-    Adam for full-batch L-BFGS, no pretraining, the epoch chosen on validation pairs.
+    Adam for full-batch L-BFGS, no pretraining, the epoch chosen on validation pairs. Sums of the largest correlations
+    alone (``top_k`` of some ports) are not offered.
     """
 
     info = MethodInfo(
@@ -84,6 +87,8 @@ class Dcca(Trained):
         "n_hidden_layers": (1, 2),
     }
 
+    ablations: ClassVar = {"no_final_cca": {"final_cca": False}}
+
     def __init__(
         self,
         n_components: int | None = None,
@@ -92,12 +97,13 @@ class Dcca(Trained):
         activation: Literal["sigmoid", "tanh", "relu"] = "sigmoid",
         ridge: float = 0.1,
         power: float = 0.0,
+        final_cca: bool = True,
         select_by: Literal["correlation", "map"] = "correlation",
         dropout: float = 0.0,
         weight_decay: float = 1e-4,
         learning_rate: float = 1e-3,
         batch_size: int | None = None,
-        max_epochs: int = 40,
+        max_epochs: int = 100,
         patience: int = 5,
         random_state: int = 0,
     ) -> None:
@@ -107,6 +113,7 @@ class Dcca(Trained):
         self.activation = activation
         self.ridge = ridge
         self.power = power
+        self.final_cca = final_cca
         self.select_by = select_by
         self.dropout = dropout
         self.weight_decay = weight_decay
@@ -124,6 +131,8 @@ class Dcca(Trained):
         check_share("Dcca", dropout=self.dropout)
         o = self._components(train)
         batch_size = self.batch_size or max(512, ROWS_A_COMPONENT * o)
+        if self.batch_size is None and len(train) < 2 * batch_size:
+            batch_size = max(batch_size, len(train))
         if batch_size <= o:
             raise InvalidParameter(
                 f"Dcca.batch_size: expected more than n_components ({o}), got {batch_size}: with so few rows any two "
@@ -177,7 +186,7 @@ class DccaLearner(Learner):
     """
 
     def __init__(self, method: Dcca, train: Pairs, o: int, session: Session) -> None:
-        self.method, self.learning_rate, self.train = method, method.learning_rate, train
+        self.method, self.learning_rate, self.train, self.o = method, method.learning_rate, train, o
         hidden = (method.hidden,) * method.n_hidden_layers
         activations: tuple[Activation, ...] = (*(method.activation,) * method.n_hidden_layers, "linear")
         noise = {"dropout": method.dropout, "noise": session.noise}
@@ -224,7 +233,10 @@ class DccaLearner(Learner):
                 forward(layers["image_layers_"], self.train.images),
                 forward(layers["text_layers_"], self.train.texts),
             )
-            self._canonical = self.optimiser.steps, canonical(*outputs, self.method.ridge, self.method.power)
+            found = canonical(*outputs, self.method.ridge, self.method.power)
+            if not self.method.final_cca:
+                found |= dict.fromkeys(("image_directions_", "text_directions_"), np.eye(self.o))
+            self._canonical = self.optimiser.steps, found
         return {**layers, **self._canonical[1]}
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from xmbench.data import Pairs
 from xmbench.errors import InvalidParameter
 from xmbench.method import FitContext, MethodInfo
@@ -14,10 +17,14 @@ from xmbench.nn import (
     Tensor,
     check_not_negative,
     check_share,
+    forward,
     label_loss,
     probabilities,
 )
 from xmbench.training import Batch, Learner, Session, Trained
+
+SMALLEST = 1e-12
+"""What probabilities are not taken to be less than, for their logarithm."""
 
 
 class DeepSmMlp(Trained):
@@ -32,6 +39,7 @@ class DeepSmMlp(Trained):
         multi_label: loss of items with several classes: ``squared`` distance of the probabilities from y / sum(y)
             (the paper's), ``soft``: cross-entropy with it, or ``bce``: a sigmoid a class. Labels that are one number
             an item take the cross-entropy.
+        output: the common space: ``probabilities`` p, ``centered`` p - 1/c, or ``log`` p.
         dropout: share of the inputs that a step drops.
         weight_decay: L2 penalty in Adam.
         learning_rate: of Adam.
@@ -64,10 +72,13 @@ class DeepSmMlp(Trained):
         "dropout": (0.0, 0.2, 0.5),
     }
 
+    ablations: ClassVar = {"no_hidden_layer": {"hidden": None}}
+
     def __init__(
         self,
         hidden: int | None = 256,
         multi_label: LabelLoss = "squared",
+        output: Literal["probabilities", "centered", "log"] = "probabilities",
         dropout: float = 0.5,
         weight_decay: float = 1e-4,
         learning_rate: float = 1e-3,
@@ -78,6 +89,7 @@ class DeepSmMlp(Trained):
     ) -> None:
         self.hidden = hidden
         self.multi_label = multi_label
+        self.output = output
         self.dropout = dropout
         self.weight_decay = weight_decay
         self.learning_rate = learning_rate
@@ -109,6 +121,17 @@ class DeepSmMlp(Trained):
                 stage=modality,
                 scored=modality == "text",
             )
+
+    def _encode_image(self, images: NDArray[np.float32]) -> NDArray[Any]:
+        return self._common(forward(self.image_layers_, images))
+
+    def _encode_text(self, texts: NDArray[np.float32]) -> NDArray[Any]:
+        return self._common(forward(self.text_layers_, texts))
+
+    def _common(self, p: NDArray[np.float32]) -> NDArray[Any]:
+        if self.output == "centered":
+            return p - np.float32(1 / p.shape[1])
+        return np.log(np.maximum(p, np.float32(SMALLEST))) if self.output == "log" else p
 
 
 class Classifier(Learner):

@@ -59,10 +59,6 @@ class Dscmr(Trained):
         supervised=True,
         trained=True,
         requires=("torch",),
-        departures=(
-            "the epoch is chosen on validation rows, where the authors' code takes the best one on test rows; layers "
-            "have half its width",
-        ),
     )
     grid: ClassVar = {
         "similarity_weight": (1e-3, 1e-2, 0.1, 1.0),
@@ -77,6 +73,12 @@ class Dscmr(Trained):
             "max_epochs": 500,
             "patience": 500,
         }
+    }
+
+    ablations: ClassVar = {
+        "no_similarity": {"similarity_weight": 0.0},
+        "no_pairs": {"pair_weight": 0.0},
+        "labels_only": {"similarity_weight": 0.0, "pair_weight": 0.0},
     }
 
     def __init__(
@@ -102,6 +104,16 @@ class Dscmr(Trained):
         self.max_epochs = max_epochs
         self.patience = patience
         self.random_state = random_state
+
+    @property
+    def departures(self) -> tuple[str, ...]:
+        """What is not as the authors' code has it, with these parameters."""
+        chosen = (
+            "the epoch is chosen on validation rows, where the authors' code takes the best one on test rows"
+        )
+        released = self.presets["released"]
+        others = [name for name, value in released.items() if getattr(self, name) != value]
+        return (chosen, f"not the released code's: {', '.join(others)}") if others else (chosen,)
 
     def _fit(self, train: Pairs, validation: Pairs | None, context: FitContext) -> None:
         self._check_training()

@@ -68,6 +68,8 @@ class SupCon(Trained):
         "ce_weight": (0.0, 1.0),
     }
 
+    ablations: ClassVar = {"no_ce": {"ce_weight": 0.0}}
+
     def __init__(
         self,
         temperature: float = 0.1,

@@ -363,3 +363,24 @@ def test_the_power_weighs_directions_by_their_correlations():
     for name in ("image_directions_", "text_directions_"):
         assert_allclose(weighed[name], plain[name] * plain["correlations_"] ** 4)
     assert_allclose(weighed["correlations_"], plain["correlations_"])
+
+
+def test_without_the_final_cca_outputs_are_only_centred():
+    pairs = synthetic_pairs()
+    method = Dcca(final_cca=False, max_epochs=2).fit(pairs)
+    assert_allclose(method.encode_image(pairs.images).mean(axis=0), 0, atol=1e-5)
+    assert_allclose(method.image_directions_, np.eye(9))
+
+
+@pytest.mark.parametrize(("n", "sizes"), [(800, [800]), (1023, [1023]), (1100, [512, 512])])
+def test_fewer_than_two_batches_of_pairs_are_one(n, sizes, monkeypatch):
+    seen = []
+    step = module.DccaLearner.step
+
+    def noted(self, batch):
+        seen.append(len(batch))
+        return step(self, batch)
+
+    monkeypatch.setattr(module.DccaLearner, "step", noted)
+    Dcca(max_epochs=1, n_hidden_layers=1, hidden=8).fit(synthetic_pairs(n))
+    assert seen == sizes

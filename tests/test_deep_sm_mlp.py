@@ -189,3 +189,13 @@ def test_classes_of_wikipedia_are_learned(wikipedia_pairs):
     images, texts = ((rows.argmax(axis=1) == held.labels).mean() for rows in method.encode_pairs(held))
     assert images > 0.17
     assert texts > 0.5
+
+
+def test_outputs_are_functions_of_the_probabilities():
+    pairs = synthetic_pairs(40)
+    p, centered, log = (
+        DeepSmMlp(output=output, max_epochs=3).fit(pairs).encode_text(pairs.texts)
+        for output in ("probabilities", "centered", "log")
+    )
+    assert_allclose(centered, p - 1 / 5, atol=1e-6)
+    assert_allclose(log, np.log(p), rtol=1e-5)

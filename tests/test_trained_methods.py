@@ -228,3 +228,14 @@ def test_divergence_in_the_last_step_is_an_error_in_words_too(name):
     given = {"activation": "relu"} if name == "dcca" else {}
     with pytest.raises(RunError, match=rf"{TRAINED[name].__name__} diverged in epoch 1"):
         small(name, max_epochs=1, batch_size=128, learning_rate=1e38, **given).fit(data.train)
+
+
+@every_method
+def test_departures_and_ablations_are_those_of_the_parameters(name):
+    """What a row says of itself in a table is not what another preset of the method would say."""
+    cls = TRAINED[name]
+    for preset in cls.presets:
+        changed, plain = cls.resolve({"preset": preset}), cls()
+        assert changed.departures != plain.departures
+    for ablation, values in cls.ablations.items():
+        assert cls.resolve({"ablation": ablation}).get_params() == cls.defaults() | values

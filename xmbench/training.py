@@ -127,6 +127,10 @@ class Trained(Method):
         patience: epochs without a better validation score that end the training.
         random_state: seed of initial weights, order, noise and negatives.
 
+    Which epoch is kept is decided on the validation pairs. A method that selects by its retrieval score gets that from
+    the context (a run has one): without a context, ``fit(train, validation)`` keeps its last epoch, as without
+    validation pairs.
+
     Learned, by every subclass: ``history_``, one dictionary an epoch, ``kept`` being 1 in that of the epoch that
     counts; ``best_epoch_``, that epoch, the first being 1 (of several stages, the last one's). The networks of the
     simple case are ``image_layers_`` and ``text_layers_``.
@@ -332,7 +336,10 @@ def _count(value: object) -> int:
 
 @contextmanager
 def _settings(threads: int) -> Iterator[None]:
-    """The threads given and deterministic kernels; torch's own settings come back at the end."""
+    """The threads given and deterministic kernels; torch's own settings come back at the end.
+
+    What deterministic products on CUDA need of the environment stays there.
+    """
     import torch
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic products on CUDA need
