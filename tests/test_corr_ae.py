@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from networks import by_hand, in_float64, scored
+from networks import by_hand, in_float64, scored, slope
 from numpy.testing import assert_allclose, assert_array_equal
 
 from xmbench.errors import InvalidParameter
@@ -328,3 +328,23 @@ def test_logistic_decoders_reconstruct_between_0_and_1():
         rows = decoder(torch.randn(5, 4)).detach()
         assert ((rows > 0) & (rows < 1)).all()
     assert np.isfinite(method.fit(pairs).encode_image(pairs.images)).all()
+
+
+@pytest.mark.parametrize("variant", ["corr", "cross", "full"])
+def test_the_gradient_of_the_loss_is_that_of_finite_differences(variant):
+    pairs = synthetic_pairs(6, d_image=3, d_text=2)
+    learner = module.CorrAeLearner(CorrAe(variant=variant, n_components=2), pairs, ([], []), Session(0))
+    networks = [*learner.encoders, *learner.decoders.values()]
+    in_float64(*networks)
+    whole = Session(0).batch(pairs)
+    batch = replace(whole, images=whole.images.double(), texts=whole.texts.double())
+    for network in networks:
+        (layer,) = network.layers
+        (gradient,) = torch.autograd.grad(learner.losses(batch)["loss"], layer[0])
+
+        def moved(weights, network=network, bias=layer[1]):
+            network.layers = [(weights, bias)]
+            return learner.losses(batch)["loss"].detach()
+
+        assert_allclose(gradient, slope(moved, layer[0]), atol=1e-7)
+        network.layers = [layer]

@@ -223,3 +223,10 @@ def test_wikipedia_is_retrieved_better_than_by_chance(wikipedia_pairs):
     train, held = (wikipedia_pairs.take(np.flatnonzero((np.arange(725) % 4 == 0) == part)) for part in (0, 1))
     method = Dscmr(hidden=128, n_components=64, max_epochs=15).fit(train, held, context=scored(held))
     assert xmbench.evaluate(*method.encode_pairs(held), held.labels).main > 0.17
+
+
+def test_row_norms_have_the_slopes_of_finite_differences():
+    """The label loss (J1) and the pair loss (J3) are means of them."""
+    rows = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(module.row_norms(rows).mean(), rows)
+    assert_allclose(gradient, slope(lambda moved: module.row_norms(moved).mean(), rows), atol=1e-7)

@@ -54,7 +54,7 @@ def assert_sound(method: Method, pairs: Pairs) -> None:
 
 
 def test_the_walk_finds_the_methods():
-    assert {"ce_mlp", "corr_ae", "dcca", "deep_sm_mlp", "dscmr", "supcon"} <= set(TRAINED)
+    assert {"acmr", "ce_mlp", "corr_ae", "dcca", "deep_sm_mlp", "dscmr", "supcon"} <= set(TRAINED)
 
 
 # -- data -------------------------------------------------------------------------------------------
