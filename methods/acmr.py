@@ -75,7 +75,9 @@ class Acmr(Trained):
         random_state: seed.
 
     Learned: ``image_layers_``, ``text_layers_``, ``history_``, ``best_epoch_``. The history has all terms above,
-    ``modality_accuracy`` of D (1/2: it can tell nothing), and mean ``positive_distance`` and ``negative_distance``.
+    ``modality_accuracy`` of D, measured before its own step (1/2: it can tell nothing; below: the embeddings have
+    moved on since its last step, and it takes one modality for the other), and mean ``positive_distance`` and
+    ``negative_distance``; where the latter is above the margin throughout, lambda and mu have no effect.
 
     A step of the embeddings takes a new batch, and D's step the embeddings from before the last one of them.
 

@@ -131,7 +131,9 @@ def test_a_run_is_drawn_by_family_with_its_best_epoch(put):
     assert all(verticals(panel) == [2] for panel in drawn.axes)
     shown = texts(drawn)
     assert {"adversarial loss", "class accuracy", "best epoch"} <= set(shown)
-    assert "One run, seed 0. In the record, and not drawn: seconds." in shown
+    footer = " ".join(" ".join(shown).split())
+    assert "One run, seed 0. Best epoch: the one that was kept, by the method's own rule" in footer
+    assert "In the record, and not drawn: seconds." in footer
     assert not any("Validation MAP" in text for text in shown)
 
 
@@ -259,7 +261,7 @@ def test_a_panel_varies_one_parameter_and_holds_the_others(put):
     assert_allclose(thick(drawn.axes[0])[0][:, 0], [-3, -1, 1])  # 0 at the left end
     shown = " ".join(texts(drawn))
     assert "Mean over 3 runs of each value, the same seeds (0, 1, 2)" in shown
-    assert "no test row is used" in shown and "are not drawn: 3." in shown
+    assert "no test row is used" in shown and "are not drawn: 3." in " ".join(shown.split())
 
 
 def test_no_score_of_test_rows_is_drawn(put):
@@ -298,12 +300,28 @@ def test_one_fit_under_two_labels_counts_once(put):
     assert [len(scores) for scores in sweep.scores] == [1, 1]
 
 
-def test_points_over_different_seeds_say_so(put):
-    for seed, alpha in ((0, 1), (1, 1), (0, 2)):
+def test_points_are_over_the_seeds_that_all_values_have(put):
+    """Splits differ by more than parameters do."""
+    for seed, alpha, score in ((0, 1, 0.2), (1, 1, 0.9), (0, 2, 0.4)):
+        put(f"slow[alpha={alpha}]", seed, params={"alpha": alpha}, history=scored(score))
+    (sweep,), _, left_out = sweeps(put.results)
+    assert [scores.tolist() for scores in sweep.scores] == [[0.2], [0.4]] and left_out == 1
+    shown = " ".join(texts(draw("sensitivity", put.results)))
+    assert "One run of each value, seed 0." in shown
+
+
+def test_points_without_a_seed_in_common_say_so(put):
+    for seed, alpha in ((0, 1), (1, 1), (2, 2)):
         put(f"slow[alpha={alpha}]", seed, params={"alpha": alpha}, history=scored(0.5))
     drawn = draw("sensitivity", put.results)
     assert [text.get_text() for text in drawn.axes[0].get_xticklabels()] == ["1\nn = 2", "2\nn = 1"]
     assert "Mean over 1 to 2 runs of each value, not over the same seeds." in " ".join(texts(drawn))
+
+
+def test_correlations_have_a_panel_of_their_own(put):
+    put(history=epochs(2, correlation=[1.0, 4.0], validation_correlation=[0.5, 0.7]))
+    (panel,) = draw("losses", put.results).axes
+    assert panel.get_ylabel() == "sum of correlations" and len(thick(panel)) == 2
 
 
 @pytest.mark.parametrize(

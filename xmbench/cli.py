@@ -969,6 +969,13 @@ def _settings(settings: tuple[str, ...]) -> dict[str, dict[str, object]]:
 def _device(device: str) -> str:
     """The device to use; ``auto`` looks for a CUDA driver before it pays for importing torch."""
     if device != "auto":
+        if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
+            raise UsageError(f"--device: expected auto, cpu, cuda, cuda:1, ... or mps, got {device!r}")
+        if device.startswith("cuda"):
+            import torch
+
+            if not torch.cuda.is_available():
+                raise UsageError(f"--device {device}: torch {torch.__version__} finds no CUDA device here")
         return device
     if (
         not any(Path(path).exists() for path in ("/dev/nvidiactl", "/proc/driver/nvidia"))

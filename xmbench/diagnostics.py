@@ -145,15 +145,21 @@ def _best_place(
     return int(places[-1])
 
 
-_FAMILIES = {"loss": "loss terms", "accuracy": "accuracy", "map": "validation MAP"}
+_FAMILIES = {
+    "loss": "loss terms",
+    "correlation": "sum of correlations",
+    "accuracy": "accuracy",
+    "map": "validation MAP",
+}
 
 
 def _family(column: str) -> str | None:
     """The panel of a column; None if it has no place in the figure."""
     if column.startswith("validation_map"):
         return "map"
-    if column.endswith("accuracy"):
-        return "accuracy"
+    for family in ("accuracy", "correlation"):
+        if column.endswith(family):
+            return family
     return "loss" if "loss" in column else None
 
 
@@ -224,6 +230,8 @@ def _losses(runs: Sequence[Run]) -> Figure:
     panels[-1].set_xlim(0.5, offsets[-1] + 1)
     panels[-1].xaxis.get_major_locator().set_params(integer=True)
     notes = [_runs_note(runs, [len(one.epoch) for one in found])]
+    if best:
+        notes.append("Best epoch: the one that was kept, by the method's own rule (xmbench info NAME).")
     if "map" in panels_of:
         notes.append(_VALIDATION)
     undrawn = [column for column in columns if column not in looks]
@@ -350,6 +358,8 @@ def sweeps(runs: Sequence[Run]) -> tuple[list[Sweep], dict[str, Any], int]:
         if len(values) < 2:
             continue
         at = [[run for run, value in mine if _key(value) == _key(wanted)] for wanted in values]
+        if common := frozenset.intersection(*(frozenset(map(_seed, group)) for group in at)):
+            at = [[run for run in group if _seed(run) in common] for group in at]  # splits differ by more
         found.append(
             Sweep(
                 name,
@@ -358,7 +368,7 @@ def sweeps(runs: Sequence[Run]) -> tuple[list[Sweep], dict[str, Any], int]:
                 tuple(frozenset(map(_seed, group)) for group in at),
             )
         )
-        drawn |= {run.record.fit_id for run, _ in mine}
+        drawn |= {run.record.fit_id for group in at for run in group}
     if not found:
         raise UsageError(
             f"no two of these runs of {names[0]} differ in one parameter alone; {', '.join(varying)} vary together"
@@ -460,12 +470,16 @@ def _sensitivity(runs: Sequence[Run]) -> Figure:
     if len(seeds) > 1:
         notes = [f"Mean over {each} runs of each value, not over the same seeds{extent}."]
     elif sizes == {1}:
-        notes = [f"One run of each value, seed {_seeds(runs)}."]
+        notes = [f"One run of each value, seed {_seed_words(next(iter(seeds)))}."]
     else:
-        notes = [f"Mean over {each} runs of each value, the same seeds ({_seeds(runs)}){extent}."]
+        words = _seed_words(next(iter(seeds)))
+        notes = [f"Mean over {each} runs of each value, the same seeds ({words}){extent}."]
     notes.append(f"The highest of all epochs. {_VALIDATION}")
     if left_out:
-        notes.append(f"Runs that differ from these in several parameters, and are not drawn: {left_out}.")
+        notes.append(
+            "Runs with seeds that not all values have, or that differ in several parameters, and are not drawn: "
+            f"{left_out}."
+        )
     return dress(drawn, f"{label}: {data_title(runs)}", handles, labels, [*notes, *_marks(runs)])
 
 
@@ -705,6 +719,10 @@ def _seed(run: Run) -> tuple[int, int]:
     return run.record.seed, run.record.seed if split_seed is None else split_seed
 
 
-def _seeds(runs: Sequence[Run]) -> str:
-    each = sorted(set(map(_seed, runs)))
+def _seeds(runs: Iterable[Run]) -> str:
+    return _seed_words(map(_seed, runs))
+
+
+def _seed_words(seeds: Iterable[tuple[int, int]]) -> str:
+    each = sorted(set(seeds))
     return ", ".join(f"{seed}" if seed == split else f"{seed} of split {split}" for seed, split in each)
