@@ -181,7 +181,7 @@ def test_methods_cope_with_extremes_or_refuse_them_in_words(name, extreme):
         return
     if name == "dcca" and len(data.train) == 32:  # as many as its components
         with pytest.raises(
-            Unsupported, match="needs more than 32 training pairs, got 32: .* set n_components to 3"
+            Unsupported, match=r"needs more than 32 training pairs, got 32: .* set n_components to 3"
         ):
             embeddings(name, data)
         return
