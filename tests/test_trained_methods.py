@@ -239,3 +239,12 @@ def test_departures_and_ablations_are_those_of_the_parameters(name):
         assert changed.departures != plain.departures
     for ablation, values in cls.ablations.items():
         assert cls.resolve({"ablation": ablation}).get_params() == cls.defaults() | values
+
+
+@every_method
+def test_all_parameters_can_be_asked_for_in_brackets(name):
+    """As a re-run of a tuned row does; a choice called none is not the value None."""
+    from xmbench.registry import label_of, parse_spec
+
+    given, parameters = parse_spec(label_of(name, TRAINED[name].defaults()))
+    assert given == name and TRAINED[name].resolve(parameters).get_params() == TRAINED[name].defaults()

@@ -403,6 +403,8 @@ def _checked(name: str, value: object, annotation: object) -> object:
         elif typing.get_origin(kind) is Literal:
             if value in typing.get_args(kind):
                 return value
+            if value is None and "none" in typing.get_args(kind):
+                return "none"  # as brackets have it: name[parameter=none]
         elif kind is float:
             if isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value):
                 return value if int in allowed and isinstance(value, int) else float(value)
