@@ -904,6 +904,8 @@ def test_a_tuned_run_its_leaderboard_and_its_rerun(workshop, call, tmp_path):
         Path(moving)
         .read_text()
         .replace("    def __init__", "    grid = {'size': range(1, 9)}\n\n    def __init__")
+        .replace("import Method, MethodInfo", "import MethodInfo\nfrom xmbench.training import Trained")
+        .replace("Plugin(Method)", "Plugin(Trained)")
         .replace("supervised=False", "supervised=False, trained=True")
         .replace("        pass", "        open(__file__ + '.fits', 'a').write('x')")
     )

@@ -467,7 +467,7 @@ def data_fetch(
 @click.option(
     "--chosen",
     is_flag=True,
-    help="With --rerun: refit iterative methods with the parameters that tuning chose, not all trials.",
+    help="With --rerun: refit methods trained in epochs with what tuning chose for them, not all trials.",
 )
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of a record, and stop.")
 @click.option("--quiet", "-q", is_flag=True, help="Print the result alone.")
@@ -509,6 +509,7 @@ def _rerun(options: dict[str, Any], registry: Registry, folder: Path) -> None:
     from xmbench.errors import LeaderboardDrift
     from xmbench.plan import Plan, Request
     from xmbench.protocol import Protocol
+    from xmbench.training import Trained
 
     committed = board.read_board(folder, options["rerun"])
     wanted = [record for record in committed if options["seed"] in (None, record.seed)]
@@ -516,7 +517,7 @@ def _rerun(options: dict[str, Any], registry: Registry, folder: Path) -> None:
         raise UsageError(f"the leaderboard of {options['rerun']} has no record with seed {options['seed']}")
     groups: dict[tuple[object, ...], list[Record]] = {}
     for record in wanted:
-        alone = options["chosen"] and record.method.trained
+        alone = options["chosen"] and issubclass(registry.method(record.method.name), Trained)
         key = (*board.group_key(record), record.seed, record.dataset.split_seed, alone)
         groups.setdefault(key, []).append(record)
     anew: list[Record] = []
