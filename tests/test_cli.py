@@ -635,6 +635,14 @@ def test_list_of_one_kind_and_as_json(call, plugins):
     assert "SyntaxError" in found["garbled"]["problem"]
 
 
+def test_methods_are_listed_as_a_markdown_table(call):
+    answer = call("list", "methods", "--markdown")
+    assert answer.code == 0 and "| `cm_gans` | CM-GANs | 2019 | yes |" in answer.out
+    for arguments in (("--markdown",), ("datasets", "--markdown"), ("methods", "--markdown", "--json")):
+        answer = call("list", *arguments)
+        assert answer.code == 2 and "--markdown goes with methods alone" in answer.err
+
+
 def test_a_broken_plugin_is_a_failed_row_and_costs_the_others_nothing(call, plugins):
     answer = call("run", "-m", "cfa,fuse,garbled", *plugins[0], "--device", "cpu")
     assert answer.code == 1

@@ -14,6 +14,7 @@ from xmbench.describe import (
     describe_dataset,
     describe_method,
     method_text,
+    methods_table,
     scores_text,
 )
 from xmbench.errors import PluginError
@@ -33,10 +34,10 @@ def test_a_method_is_described_by_its_own_class(name):
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["title"] == cls.info.title and found["paper"] == cls.info.paper
     assert found["parameters"] == cls.defaults()
-    assert found["departures"] == list(cls.info.departures)
+    assert found["departures"] == list(cls().departures)
     written = method_text(found)
     assert written.startswith(f"{name}: {cls.info.title} (built-in)")
-    for words in (cls.info.paper, *cls.info.departures, *cls.defaults(), *cls.presets, *cls.ablations):
+    for words in (cls.info.paper, *cls().departures, *cls.defaults(), *cls.presets, *cls.ablations):
         assert words in written
 
 
@@ -46,6 +47,22 @@ def test_values_are_written_as_the_command_line_takes_them():
     assert "cca[preset=unregularised] stands for ridge=0.0" in written
     written = method_text(describe_method("lgcfl", REGISTRY.plugin("method", "lgcfl")))
     assert "lgcfl[ablation=unpaired] stands for mu=0.0" in written
+
+
+def test_the_table_of_methods_has_each_once_and_escapes_what_they_say(tmp_path):
+    file = tmp_path / "sly.py"
+    info = "MethodInfo(title='a|b', paper='<i>', year=1999, supervised=True, departures=('_x_',))"
+    file.write_text(
+        f"from xmbench import Method, MethodInfo\n\n\nclass Sly(Method):\n    info = {info}\n\n"
+        "    _fit = _encode_image = _encode_text = None\n\n\nMETHOD = Sly\n"
+    )
+    registry = Registry([file])
+    lines = methods_table(registry).splitlines()
+    assert len(lines) == 2 + len(registry.methods)
+    assert "| `sly` | a\\|b | 1999 | yes | \\_x\\_ |  | &lt;i\\> |" in lines
+    years = [int(year) for year in (line.split(" | ")[2] for line in lines[2:]) if year.strip()]
+    assert years == sorted(years)
+    assert all("(control)" in line for line in lines[2 + len(years) :])
 
 
 def test_a_broken_plugin_cannot_be_described(tmp_path):

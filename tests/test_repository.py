@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from xmbench.describe import methods_table
 from xmbench.leaderboard import boards, check_boards, read_board
 from xmbench.record import json_schema
 from xmbench.registry import PAPER, Registry
@@ -59,6 +60,13 @@ def test_the_readme_promises_no_method_that_is_not_there():
     section = README.partition("## Methods")[2].partition("\n## ")[0]
     assert set(re.findall(r"^\| `(\w+)`", section, flags=re.MULTILINE)) == set(Registry().methods)
     assert len(PAPER) == 12
+
+
+def test_the_readme_s_table_of_methods_is_what_the_registry_says():
+    found = re.search(
+        r"<!-- methods: xmbench list methods --markdown -->\n\n(.*?)\n\n<!-- methods end -->", README, re.S
+    )
+    assert found and found[1] == methods_table(Registry())
 
 
 def test_the_readme_s_plugin_keeps_the_contract(tmp_path):

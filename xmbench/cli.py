@@ -210,14 +210,22 @@ def ablate(method: str, **options: Any) -> None:
 @cli.command("list")
 @click.argument("kind", type=click.Choice(["methods", "datasets", "encoders"]), required=False)
 @click.option("--check", is_flag=True, help="Import each plugin and say what is wrong with the broken ones.")
+@click.option("--markdown", is_flag=True, help="Print what methods say of themselves as a Markdown table.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @PLUGIN
-def list_(kind: str | None, check: bool, as_json: bool, plugins: tuple[str, ...]) -> None:
-    """Name the methods, datasets and encoders there are; nothing is imported without --check.
+def list_(kind: str | None, check: bool, markdown: bool, as_json: bool, plugins: tuple[str, ...]) -> None:
+    """Name the methods, datasets and encoders there are; nothing is imported without --check or --markdown.
 
     With --check, exit code 1 if a plugin is broken.
     """
     registry = Registry(plugins)
+    if markdown:
+        if kind != "methods" or check or as_json:
+            raise UsageError("--markdown goes with methods alone: xmbench list methods --markdown")
+        from xmbench.describe import methods_table
+
+        click.echo(methods_table(registry))
+        return
     rows = []
     kinds = {"methods": registry.methods, "datasets": registry.datasets, "encoders": registry.encoders}
     for title, found in kinds.items():

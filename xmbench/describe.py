@@ -15,7 +15,7 @@ from xmbench.data import PARTS, Corpus, Dataset
 from xmbench.differences import COLUMNS, EXPLANATION, Claim
 from xmbench.errors import MissingData
 from xmbench.evaluation import RECALL_LEVELS, TASKS, Scores, TaskScores
-from xmbench.leaderboard import clean
+from xmbench.leaderboard import clean, escape
 from xmbench.record import REPORTED_SCOPES, Record
 from xmbench.registry import Plugin, Registry
 
@@ -33,7 +33,7 @@ def describe_method(name: str, plugin: Plugin) -> dict[str, Any]:
         "multi_label": about.multi_label,
         "control": about.control,
         "origin": plugin.origin,
-        "departures": list(about.departures),
+        "departures": list(found().departures),
         "parameters": found.defaults(),
         "grid": {key: list(values) for key, values in found.grid.items()},
         "presets": {key: dict(values) for key, values in found.presets.items()},
@@ -67,6 +67,27 @@ def method_text(found: dict[str, Any]) -> str:
 
 def _plain(value: object) -> str:
     return "none" if value is None else str(value)
+
+
+def methods_table(registry: Registry) -> str:
+    """The methods as a Markdown table, by year, controls last; departures are those of the default parameters."""
+    found = [describe_method(name, plugin) for name, plugin in registry.methods.items()]
+    rows = [
+        ["name", "method", "year", "learns from labels", "departs from its source", "presets", "source"],
+        ["---"] * 7,
+    ]
+    for one in sorted(found, key=lambda one: (one["control"], one["year"], one["name"])):
+        row = [
+            f"`{one['name']}`",
+            escape(one["title"]),
+            "" if one["control"] else str(one["year"]),
+            "yes" if one["supervised"] else "no",
+            escape("; ".join(one["departures"])),
+            ", ".join(f"`{preset}`" for preset in one["presets"]),
+            "" if one["control"] else escape(one["paper"]),
+        ]
+        rows.append(row)
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def describe_encoder(name: str, plugin: Plugin) -> dict[str, Any]:
