@@ -168,7 +168,7 @@ class BimodalLearner(Learner):
         ):
             layer = rescaled(layer, mean, scale)
             found[f"{name}_layers_"] = [*below, layer]
-            found[f"{name}_mean_"] = mean_code([layer], rows, self.center)
+            found[f"{name}_mean_"] = mean_rows(forward([layer], rows), self.center)
         return found
 
 
@@ -198,8 +198,7 @@ def rescaled(layer: LayerArrays, mean: NDArray[np.float32], scale: NDArray[np.fl
     return LayerArrays(weights=weights, bias=layer["bias"] - mean @ weights, activation=layer["activation"])
 
 
-def mean_code(layers: list[LayerArrays], rows: NDArray[np.float32], center: bool) -> NDArray[np.float32]:
-    """The mean (k,) of what layers make of rows; 0 unless ``center``."""
-    codes = forward(layers, rows)
+def mean_rows(codes: NDArray[np.float32], center: bool) -> NDArray[np.float32]:
+    """The mean (k,) of codes (n, k), to be taken off; 0 unless ``center``."""
     mean = codes.mean(axis=0, dtype=np.float64) if center else np.zeros(codes.shape[1])
     return mean.astype(np.float32)
