@@ -194,8 +194,10 @@ def plain(d: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 def rescaled(layer: LayerArrays, mean: NDArray[np.float32], scale: NDArray[np.float32]) -> LayerArrays:
     """The layer that makes of rows what ``layer`` makes of ``(rows - mean) / scale``."""
-    weights = layer["weights"] / scale[:, None]
-    return LayerArrays(weights=weights, bias=layer["bias"] - mean @ weights, activation=layer["activation"])
+    with np.errstate(over="ignore", invalid="ignore"):  # training that diverged is found by its result
+        weights = layer["weights"] / scale[:, None]
+        bias = layer["bias"] - mean @ weights
+    return LayerArrays(weights=weights, bias=bias, activation=layer["activation"])
 
 
 def mean_rows(codes: NDArray[np.float32], center: bool) -> NDArray[np.float32]:
