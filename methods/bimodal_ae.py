@@ -31,18 +31,18 @@ class BimodalAe(Trained):
     is always both. The code of an item is z with the other modality 0.
 
     Args:
+        pretrain: ``rbm``, or ``none``: z reads the features.
         hidden: width of the unimodal codes; None: 512, or max(64, 4 d) where that is less, d being the features of
             the modality.
         n_components: width of z; None: 512, or max(64, 4 (d_image + d_text)) where that is less.
-        pretrain: ``rbm``, or ``none``: z reads the features.
         pretrain_epochs: of the machines.
-        pretrain_rate: learning rate of their contrastive divergence; Gaussian units take a tenth of it, and less the
-            wider they are.
         tripled: whether batches are tripled; else both modalities are always given.
         center: take the mean code of the training rows off, without which logistic codes all point the same way.
         weight_decay: L2 penalty of Adam.
         select_by: ``last`` keeps the last epoch, ``map`` the one with the highest retrieval score on the validation
             pairs (which takes their labels).
+        pretrain_rate: learning rate of the machines' contrastive divergence; Gaussian units take a tenth of it, and less
+            the wider they are.
         learning_rate: of Adam.
         batch_size: pairs a step.
         max_epochs: of the autoencoder, at the most.
@@ -80,30 +80,30 @@ class BimodalAe(Trained):
 
     def __init__(
         self,
+        pretrain: Literal["rbm", "none"] = "rbm",
         hidden: int | None = None,
         n_components: int | None = None,
-        pretrain: Literal["rbm", "none"] = "rbm",
         pretrain_epochs: int = 30,
-        pretrain_rate: float = 0.1,
         tripled: bool = True,
         center: bool = True,
         weight_decay: float = 0.0,
         select_by: Literal["last", "map"] = "last",
+        pretrain_rate: float = 0.1,
         learning_rate: float = 3e-3,
         batch_size: int = 32,
         max_epochs: int = 30,
         patience: int = 5,
         random_state: int = 0,
     ) -> None:
+        self.pretrain = pretrain
         self.hidden = hidden
         self.n_components = n_components
-        self.pretrain = pretrain
         self.pretrain_epochs = pretrain_epochs
-        self.pretrain_rate = pretrain_rate
         self.tripled = tripled
         self.center = center
         self.weight_decay = weight_decay
         self.select_by = select_by
+        self.pretrain_rate = pretrain_rate
         self.learning_rate = learning_rate
         self.batch_size = batch_size
         self.max_epochs = max_epochs

@@ -45,9 +45,9 @@ class MultimodalDbn(Trained):
         center: take the mean code of the training rows off, without which logistic codes all point the same way.
         pretrain_epochs: of each level of the stacks.
         weight_decay: of the weights.
-        sparsity: mean probability that hidden units should have; None for no such target.
         select_by: ``last`` keeps the last epoch of the joint machine, ``map`` the one with the highest retrieval score
             on the validation pairs (which takes their labels).
+        sparsity: mean probability that hidden units should have; None for no such target.
         learning_rate: of contrastive divergence, with momentum from .5 to .9; machines with Gaussian units take a
             tenth of it, and less the wider they are.
         batch_size: pairs a step.
@@ -55,9 +55,9 @@ class MultimodalDbn(Trained):
         patience: epochs without a better one that end its training; with ``map`` alone.
         random_state: seed.
 
-    Learned: ``image_layers_`` and ``text_layers_``, the stacks; ``joint_weights_`` (2, k_v or k_t, k) as a list of
-    two, ``visible_biases_``, a list of two, ``joint_bias_`` (k,), ``image_mean_`` (k,), ``text_mean_``, ``history_``,
-    ``best_epoch_``.
+    Learned: ``image_layers_`` and ``text_layers_``, the stacks; ``joint_weights_``, the list of W_v (k_v, k)
+    and W_t (k_t, k), ``visible_biases_``, that of b_v and b_t, ``joint_bias_`` (k,), ``image_mean_`` (k,),
+    ``text_mean_``, ``history_``, ``best_epoch_``.
 
     Source: Srivastava and Salakhutdinov, "Learning representations for multimodal data with deep belief nets", ICML
     2012 workshop; rules of training: Hinton, "A practical guide to training restricted Boltzmann machines", 2010.
@@ -94,8 +94,8 @@ class MultimodalDbn(Trained):
         center: bool = True,
         pretrain_epochs: int = 30,
         weight_decay: float = 1e-4,
-        sparsity: float | None = None,
         select_by: Literal["last", "map"] = "last",
+        sparsity: float | None = None,
         learning_rate: float = 0.1,
         batch_size: int = 32,
         max_epochs: int = 30,
@@ -109,8 +109,8 @@ class MultimodalDbn(Trained):
         self.center = center
         self.pretrain_epochs = pretrain_epochs
         self.weight_decay = weight_decay
-        self.sparsity = sparsity
         self.select_by = select_by
+        self.sparsity = sparsity
         self.learning_rate = learning_rate
         self.batch_size = batch_size
         self.max_epochs = max_epochs
@@ -143,7 +143,8 @@ class MultimodalDbn(Trained):
         for parameter in ("hidden", "n_components"):
             if getattr(self, parameter) is not None:
                 check_positive("MultimodalDbn", **{parameter: getattr(self, parameter)})
-        if self.text_units == "softmax" and min(train.texts.min(), *_lowest(validation)) < 0:
+        given = [train] if validation is None else [train, validation]
+        if self.text_units == "softmax" and min(pairs.texts.min() for pairs in given) < 0:
             raise Unsupported(
                 "Multimodal DBN with text_units=softmax reads texts as counts of words, and these have negative "
                 "values; take a scaling of texts that leaves none, or text_units=gaussian"
@@ -255,10 +256,6 @@ class JointLearner(RbmLearner):
             found[f"{name}_layers_"] = self.stacks[given]
             found[f"{name}_mean_"] = mean_rows(rows, self.method.center)
         return found
-
-
-def _lowest(pairs: Pairs | None) -> list[float]:
-    return [] if pairs is None else [float(pairs.texts.min())]
 
 
 METHOD = MultimodalDbn
