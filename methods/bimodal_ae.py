@@ -41,7 +41,7 @@ class BimodalAe(Trained):
         weight_decay: L2 penalty of Adam.
         select_by: ``last`` keeps the last epoch, ``map`` the one with the highest retrieval score on the validation
             pairs (which takes their labels).
-        pretrain_rate: learning rate of the machines' contrastive divergence; Gaussian units take a tenth of it, and less
+        pretrain_rate: of the machines' contrastive divergence; Gaussian units take a tenth of it, and less
             the wider they are.
         learning_rate: of Adam.
         batch_size: pairs a step.
@@ -69,7 +69,7 @@ class BimodalAe(Trained):
         "n_components": (64, 256, 512),
         "learning_rate": (1e-3, 3e-3),
         "pretrain_epochs": (10, 30),
-        "weight_decay": (0.0, 1e-4),
+        "weight_decay": (1e-4, 1e-3),
     }
 
     ablations: ClassVar = {
@@ -86,7 +86,7 @@ class BimodalAe(Trained):
         pretrain_epochs: int = 30,
         tripled: bool = True,
         center: bool = True,
-        weight_decay: float = 0.0,
+        weight_decay: float = 1e-3,
         select_by: Literal["last", "map"] = "last",
         pretrain_rate: float = 0.1,
         learning_rate: float = 3e-3,
