@@ -40,18 +40,20 @@ class Staged(Trained):
     pretrain_epochs: int
 
     def _transformed(self, pairs: Pairs, layers: Stacks) -> Pairs:
-        """The pairs with their features as these layers give them.
+        """The pairs with their features as these layers give them; raises as :meth:`_through`."""
+        images, texts = self._through(layers[0], pairs.images), self._through(layers[1], pairs.texts)
+        return replace(pairs, images=images, texts=texts)
+
+    def _through(self, layers: list[LayerArrays], rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What the layers of a stage make of rows.
 
         Raises:
-            RunError: they are not finite, as the stage that was trained last diverged.
+            RunError: that is not finite, as the stage that was trained last diverged.
         """
-        return self._replaced(pairs, forward(layers[0], pairs.images), forward(layers[1], pairs.texts))
-
-    def _replaced(self, pairs: Pairs, images: NDArray[np.float32], texts: NDArray[np.float32]) -> Pairs:
-        """The pairs with other features, which a stage made; as :meth:`_transformed`."""
-        if not (np.isfinite(images).all() and np.isfinite(texts).all()):
+        found = forward(layers, rows)
+        if not np.isfinite(found).all():
             raise self._diverged(self.history_[-1], ["what rows are encoded to"])
-        return replace(pairs, images=images, texts=texts)
+        return found
 
     def _stage(
         self, learner: Learner, train: Pairs, context: FitContext, session: Session, stage: str
