@@ -11,6 +11,8 @@ from xmbench.data import Pairs
 from xmbench.nn import Adam, Dense, LabelLoss, LayerArrays, Tensor, as_array, forward, label_loss
 from xmbench.training import Batch, Learner, Session
 
+from ._stages import Stacks, moments
+
 
 class Joint:
     """One logistic layer of two inputs: ``z = sigma(x W_v + t W_t + b)``, either of which may be missing.
@@ -95,7 +97,7 @@ class BimodalLearner(Learner):
         k: int,
         session: Session,
         *,
-        below: tuple[list[LayerArrays], list[LayerArrays]] = ([], []),
+        below: Stacks = ([], []),
         learning_rate: float = 1e-3,
         weight_decay: float = 0.0,
         output: Literal["linear", "sigmoid"] = "linear",
@@ -178,13 +180,6 @@ def tripled(images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
 
     nothing = [torch.zeros_like(rows) for rows in (images, texts)]
     return torch.cat([images, nothing[0], images]), torch.cat([nothing[1], texts, texts])
-
-
-def moments(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean and standard deviation of each column; 1 for that of a constant one."""
-    scale = rows.std(axis=0, dtype=np.float64)
-    scale[scale < 1e-6] = 1.0
-    return rows.mean(axis=0, dtype=np.float64).astype(np.float32), scale.astype(np.float32)
 
 
 def plain(d: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

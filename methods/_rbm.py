@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 from xmbench.data import Pairs
 from xmbench.errors import InvalidParameter
 from xmbench.method import FitContext
-from xmbench.nn import Activation, LayerArrays, Tensor, as_array, check_not_negative, check_positive, forward
-from xmbench.training import Batch, Learner, Session, Trained
+from xmbench.nn import Activation, LayerArrays, Tensor, as_array, check_not_negative, check_positive
+from xmbench.training import Batch, Learner, Session
+
+from ._stages import Stacks, Staged
 
 Units = Literal["binary", "gaussian", "softmax"]
 """What the visible units of a machine are; see :class:`Rbm`."""
@@ -261,19 +262,14 @@ def check_machines(name: str, *, weight_decay: float, sparsity: float | None) ->
             raise InvalidParameter(f"{name}.sparsity: expected less than 1, got {sparsity}")
 
 
-Stacks = tuple[list[LayerArrays], list[LayerArrays]]
-"""Layers of images and of texts."""
-
-
 def pretrained(
-    method: Trained,
+    method: Staged,
     train: Pairs,
     context: FitContext,
     session: Session,
     widths: Sequence[tuple[int, int]],
     *,
     text_units: Units = "gaussian",
-    epochs: int,
     learning_rate: float,
     weight_decay: float = 1e-4,
     sparsity: float | None = None,
@@ -281,13 +277,12 @@ def pretrained(
     """Two stacks of machines, one level after the other; each level is a stage ``rbm 1``, ... of ``method``.
 
     Args:
-        method: whose history gets the stages; its batch size is used.
+        method: whose history gets the stages; its batch size and ``pretrain_epochs`` are used.
         train: training pairs.
         context: deadline, threads, progress.
         session: device and random streams.
         widths: of the hidden units of images and of texts, for each level.
         text_units: visible units of the texts' first machine; those of the images' are Gaussian.
-        epochs: of each level; the last one is kept.
         learning_rate: as in :class:`RbmLearner`, like ``weight_decay`` and ``sparsity``.
 
     Returns:
@@ -295,7 +290,7 @@ def pretrained(
     """
     stacks: Stacks = ([], [])
     for level, sizes in enumerate(widths, start=1):
-        inputs = coded(stacks, train)
+        inputs = method._transformed(train, stacks)
         units: tuple[Units, Units] = ("gaussian", text_units) if level == 1 else ("binary", "binary")
         machines = [
             Rbm(rows.shape[1], k, kind, session.start, session.device)
@@ -304,30 +299,7 @@ def pretrained(
         learner = RbmLearner(
             machines, session, learning_rate=learning_rate, weight_decay=weight_decay, sparsity=sparsity
         )
-        method._train(
-            learner,
-            inputs,
-            None,
-            context,
-            session,
-            max_epochs=epochs,
-            smallest_batch=1,
-            select_by=None,
-            stage=f"rbm {level}",
-            scored=False,
-        )
+        method._stage(learner, inputs, context, session, f"rbm {level}")
         for layers, machine in zip(stacks, machines, strict=True):
             layers.append(machine.layer())
     return stacks
-
-
-def coded(stacks: Stacks, pairs: Pairs) -> Pairs:
-    """The pairs with what the stacks make of their features; as they are if the stacks are empty."""
-    if not stacks[0]:
-        return pairs
-    return replace(pairs, images=forward(stacks[0], pairs.images), texts=forward(stacks[1], pairs.texts))
-
-
-def width(given: int | None, most: int, d: int) -> int:
-    """A layer's width: the one given, or ``most``, or max(64, 4 d) where that is less."""
-    return min(most, max(64, 4 * d)) if given is None else given

@@ -112,20 +112,16 @@ def standardised(train: Pairs) -> Stacks:
 
 def standardising(rows: NDArray[np.float32]) -> LayerArrays:
     """The layer of :func:`standardised` for rows (n, d)."""
-    values = rows.astype(np.float64)
-    mean, spread = values.mean(axis=0), values.std(axis=0)
+    mean, scale = moments(rows)
+    weights: NDArray[np.float32] = np.diag(1 / scale)
+    return LayerArrays(weights=weights, bias=-mean / scale, activation="linear")
+
+
+def moments(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean and standard deviation (d,) of the columns of rows (n, d); 1 for that of a constant one."""
+    mean, spread = rows.mean(axis=0, dtype=np.float64), rows.std(axis=0, dtype=np.float64)
     scale = np.where(spread > np.maximum(SMALLEST_SPREAD * np.abs(mean), 1e-12), spread, 1.0)
-    return LayerArrays(
-        weights=np.diag(1 / scale).astype(np.float32),
-        bias=(-mean / scale).astype(np.float32),
-        activation="linear",
-    )
-
-
-def joined(first: Pairs, second: Pairs) -> Pairs:
-    """The pairs with the features of both beside each other, modality by modality."""
-    images, texts = np.hstack([first.images, second.images]), np.hstack([first.texts, second.texts])
-    return replace(first, images=images, texts=texts)
+    return mean.astype(np.float32), scale.astype(np.float32)
 
 
 def width(given: int | None, documented: int, d: int) -> int:

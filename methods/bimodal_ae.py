@@ -10,16 +10,17 @@ from numpy.typing import NDArray
 from xmbench.data import Pairs
 from xmbench.method import FitContext, MethodInfo
 from xmbench.nn import check_not_negative, check_positive, forward
-from xmbench.training import VALIDATION_MAP, Session, Trained
+from xmbench.training import VALIDATION_MAP, Session
 
 from ._bimodal import BimodalLearner
-from ._rbm import Stacks, coded, pretrained, width
+from ._rbm import pretrained
+from ._stages import Stacks, Staged, width
 
-WIDTH = 512
+WIDTH = 256
 """Width of the codes where none is given, and 4 d is not less."""
 
 
-class BimodalAe(Trained):
+class BimodalAe(Staged):
     """An autoencoder whose one code gives both modalities back, whichever of them it is given.
 
     A restricted Boltzmann machine of each modality gives unimodal codes v and t, which are standardised. On them, with
@@ -32,9 +33,9 @@ class BimodalAe(Trained):
 
     Args:
         pretrain: ``rbm``, or ``none``: z reads the features.
-        hidden: width of the unimodal codes; None: 512, or max(64, 4 d) where that is less, d being the features of
+        hidden: width of the unimodal codes; None: 256, or max(64, 4 d) where that is less, d being the features of
             the modality.
-        n_components: width of z; None: 512, or max(64, 4 (d_image + d_text)) where that is less.
+        n_components: width of z; None: 256, or max(64, 4 (d_image + d_text)) where that is less.
         pretrain_epochs: of the machines.
         tripled: whether batches are tripled; else both modalities are always given.
         center: take the mean code of the training rows off, without which logistic codes all point the same way.
@@ -66,7 +67,7 @@ class BimodalAe(Trained):
         requires=("torch",),
     )
     grid: ClassVar = {
-        "n_components": (64, 256, 512),
+        "n_components": (64, 256),
         "learning_rate": (1e-3, 3e-3),
         "pretrain_epochs": (10, 30),
         "weight_decay": (1e-4, 1e-3),
@@ -146,10 +147,9 @@ class BimodalAe(Trained):
                 context,
                 session,
                 (sizes,),
-                epochs=self.pretrain_epochs,
                 learning_rate=self.pretrain_rate,
             )
-        inputs = coded(stacks, train)
+        inputs = self._transformed(train, stacks)
         learner = BimodalLearner(
             inputs,
             width(self.n_components, WIDTH, sum(d)),
@@ -164,7 +164,7 @@ class BimodalAe(Trained):
         self._train(
             learner,
             inputs,
-            None if validation is None else coded(stacks, validation),
+            None if validation is None else self._transformed(validation, stacks),
             context,
             session,
             smallest_batch=1,

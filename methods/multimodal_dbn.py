@@ -11,16 +11,17 @@ from xmbench.data import Pairs
 from xmbench.errors import Unsupported
 from xmbench.method import FitContext, MethodInfo
 from xmbench.nn import check_not_negative, check_positive, forward
-from xmbench.training import VALIDATION_MAP, Session, Trained
+from xmbench.training import VALIDATION_MAP, Session
 
 from ._bimodal import mean_rows
-from ._rbm import Rbm, RbmLearner, Stacks, check_machines, coded, pretrained, width
+from ._rbm import Rbm, RbmLearner, check_machines, pretrained
+from ._stages import Stacks, Staged, width
 
-IMAGE_WIDTH, TEXT_WIDTH, JOINT_WIDTH = 512, 512, 512
-"""Widths of the stacks' layers and of the joint one where none is given, and 4 d is not less."""
+WIDTH = 256
+"""Width of all layers where none is given, and 4 d is not less."""
 
 
-class MultimodalDbn(Trained):
+class MultimodalDbn(Staged):
     """Two stacks of restricted Boltzmann machines, joined by one on top of both.
 
     Each machine learns by contrastive divergence (CD-1), the lower ones first, and then stays as it is. Those of the
@@ -36,9 +37,9 @@ class MultimodalDbn(Trained):
     and h is the code; for a text with v and t exchanged.
 
     Args:
-        hidden: width of all layers of the stacks; None: 512, or max(64, 4 d) where that is less, d being the features
+        hidden: width of all layers of the stacks; None: 256, or max(64, 4 d) where that is less, d being the features
             of the modality.
-        n_components: width of the joint layer; None: 512, or max(64, 4 (d_image + d_text)) where that is less.
+        n_components: width of the joint layer; None: 256, or max(64, 4 (d_image + d_text)) where that is less.
         text_units: of the texts' first machine: ``gaussian``, or ``softmax`` for counts of words (the replicated
             softmax), which wants a scaling of texts that leaves no negative values.
         mean_field_steps: rounds of inference; 0: the missing modality is 0.
@@ -76,10 +77,10 @@ class MultimodalDbn(Trained):
         requires=("torch",),
     )
     grid: ClassVar = {
-        "n_components": (64, 256, 1024),
+        "n_components": (64, 256),
         "learning_rate": (0.03, 0.1),
         "mean_field_steps": (1, 10),
-        "hidden": (128, 512),
+        "hidden": (128, 256),
     }
 
     presets: ClassVar = {"counts": {"text_units": "softmax"}}
@@ -151,7 +152,7 @@ class MultimodalDbn(Trained):
             )
         session = Session(self.random_state, context.device)
         d = (train.images.shape[1], train.texts.shape[1])
-        sizes = (width(self.hidden, IMAGE_WIDTH, d[0]), width(self.hidden, TEXT_WIDTH, d[1]))
+        sizes = (width(self.hidden, WIDTH, d[0]), width(self.hidden, WIDTH, d[1]))
         stacks = pretrained(
             self,
             train,
@@ -159,16 +160,15 @@ class MultimodalDbn(Trained):
             session,
             (sizes, sizes),
             text_units=self.text_units,
-            epochs=self.pretrain_epochs,
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
             sparsity=self.sparsity,
         )
-        k = width(self.n_components, JOINT_WIDTH, sum(d))
+        k = width(self.n_components, WIDTH, sum(d))
         self._train(
-            JointLearner(self, coded(stacks, train), stacks, k, session),
-            coded(stacks, train),
-            None if validation is None else coded(stacks, validation),
+            JointLearner(self, self._transformed(train, stacks), stacks, k, session),
+            self._transformed(train, stacks),
+            None if validation is None else self._transformed(validation, stacks),
             context,
             session,
             smallest_batch=1,
