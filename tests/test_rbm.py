@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from networks import slope
+from networks import over_after, slope
 from numpy.testing import assert_allclose, assert_array_equal
 
 from xmbench import FitContext
@@ -354,11 +354,10 @@ def test_a_sparsity_target_makes_hidden_units_rarer():
 # -- stacks -----------------------------------------------------------------------------------------
 
 
-def stacked(pairs, context=None, epochs: int = 2):
-    method = MultimodalDbn(batch_size=20)
-    settings = {"epochs": epochs, "learning_rate": 0.1}
+def stacked(pairs, context=None):
+    method = MultimodalDbn(batch_size=20, pretrain_epochs=2)
     stacks = module.pretrained(
-        method, pairs, context or FitContext(), Session(0), ((7, 5), (4, 3)), **settings
+        method, pairs, context or FitContext(), Session(0), ((7, 5), (4, 3)), learning_rate=0.1
     )
     return method, stacks
 
@@ -370,41 +369,15 @@ def test_levels_of_a_stack_are_stages_and_each_reads_the_one_below():
     assert stages == [("rbm 1", 1), ("rbm 1", 2), ("rbm 2", 1), ("rbm 2", 2)]
     shapes = [[layer["weights"].shape for layer in layers] for layers in stacks]
     assert shapes == [[(12, 7), (7, 4)], [(9, 5), (5, 3)]]
-    found = module.coded(stacks, pairs)
+    found = method._transformed(pairs, stacks)
     assert found.images.shape == (40, 4)
     assert found.texts.shape == (40, 3)
     assert ((found.images > 0) & (found.images < 1)).all()
-    assert module.coded(([], []), pairs) is pairs
 
 
-def test_the_deadline_ends_every_level():
-    """It passes when the first level is done."""
-
-    class Late(FitContext):
-        def check_deadline(self) -> None:
-            if any(line["stage"] == "rbm 1" and line["epoch"] == 2 for line in method_lines):
-                raise DeadlineExceeded("the run's time is over (--timeout)")
-
-    method = MultimodalDbn(batch_size=20)
-    method.history_ = method_lines = []
+@pytest.mark.parametrize("level", ["rbm 1", "rbm 2"])
+def test_the_deadline_ends_every_level(level):
     with pytest.raises(DeadlineExceeded):
-        module.pretrained(
-            method,
-            synthetic_pairs(40),
-            Late(),
-            Session(0),
-            ((7, 5), (4, 3)),
-            epochs=2,
-            learning_rate=0.1,
-        )
-    assert [line["stage"] for line in method_lines] == ["rbm 1", "rbm 1"]
+        stacked(synthetic_pairs(40), over_after(level))
     with pytest.raises(DeadlineExceeded):
         stacked(synthetic_pairs(40), FitContext(deadline=time.monotonic()))
-
-
-@pytest.mark.parametrize(
-    ("given", "most", "d", "expected"),
-    [(7, 512, 3, 7), (None, 512, 3, 64), (None, 512, 40, 160), (None, 512, 999, 512)],
-)
-def test_widths_are_those_given_or_grow_with_the_features(given, most, d, expected):
-    assert module.width(given, most, d) == expected
