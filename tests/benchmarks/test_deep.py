@@ -43,8 +43,9 @@ PEERS = pytest.mark.skipif(
     find_spec("cca_zoo") is None or find_spec("lightning") is None, reason="needs the extra peers"
 )
 
-Acmr, Dcca = (Registry().method(name) for name in ("acmr", "dcca"))
+Acmr, CmGans, Dcca = (Registry().method(name) for name in ("acmr", "cm_gans", "dcca"))
 AcmrLearner = sys.modules[Acmr.__module__].AcmrLearner
+CmGansLearner = sys.modules[CmGans.__module__].CmGansLearner
 DccaLearner = sys.modules[Dcca.__module__].DccaLearner
 canonical = sys.modules[Dcca.__module__].canonical
 
@@ -273,6 +274,134 @@ def test_acmr_against_the_tutorial_loop(benchmark, cases, case, batch_size, bar,
     benchmark.extra_info["line"] = (
         f"{name:<16}{own:8.3f} CPU s an epoch; tutorial loop {others[0]:.3f}, ratio {ratios[0]:.3f}"
         f"{at_most(ratios[0], bar)}{of_the_floor(acmr_flops(method, len(pairs), batch_size), ratios[1], share)}"
+    )
+
+
+# -- CM-GANs ----------------------------------------------------------------------------------------
+
+
+class Adversaries(nn.Module):
+    """CM-GANs as one writes it with torch.nn, torch.optim and a DataLoader, one class an item."""
+
+    def __init__(self, learner, pairs: Pairs) -> None:
+        super().__init__()
+        self.method, k = learner.method, learner.classifier.layers[0][0].shape[0]
+        hidden = learner.method.hidden
+
+        def block(d, width):
+            return nn.Sequential(nn.Linear(d, width), nn.BatchNorm1d(width), nn.LeakyReLU(0.2))
+
+        def pathway(d):
+            return nn.Sequential(
+                nn.Linear(k + d, hidden // 2),
+                nn.BatchNorm1d(hidden // 2),
+                nn.LeakyReLU(0.2),
+                nn.Linear(hidden // 2, 1),
+            )
+
+        self.encoders = nn.ModuleList(nn.Sequential(*block(d, hidden), *block(hidden, k)) for d in WIDTHS)
+        self.encoders[1][3] = self.encoders[0][3]
+        self.decoders = nn.ModuleList(nn.Sequential(*block(k, hidden), nn.Linear(hidden, d)) for d in WIDTHS)
+        self.intra = nn.ModuleList(nn.Linear(d, 1) for d in WIDTHS)
+        self.inter = nn.ModuleList(pathway(d) for d in WIDTHS)
+        self.classifier = nn.Linear(k, CLASSES)
+        options = {"lr": self.method.learning_rate, "betas": (0.5, 0.999)}
+        generators = [*self.encoders.parameters(), *self.decoders.parameters(), *self.classifier.parameters()]
+        self.generator_optimiser = torch.optim.Adam(generators, **options)
+        self.discriminator_optimiser = torch.optim.Adam(
+            [*self.intra.parameters(), *self.inter.parameters()], **options
+        )
+        data = TensorDataset(*(torch.from_numpy(rows) for rows in (pairs.images, pairs.texts, pairs.labels)))
+        self.data, generator = data, torch.Generator().manual_seed(1)
+        self.loader = DataLoader(data, self.method.batch_size, shuffle=True, generator=generator)
+        self.others = [torch.from_numpy(np.flatnonzero(pairs.labels != label)) for label in range(CLASSES)]
+
+    def told(self, logits, real: bool):
+        return nn.functional.binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(real)))
+
+    def judged(self, i, codes, features):
+        return self.inter[i](torch.cat([codes, features], dim=1))
+
+    def mismatched(self, labels):
+        rows = [self.others[label][torch.randint(len(self.others[label]), ())] for label in labels.tolist()]
+        return [part[torch.stack(rows)] for part in self.data.tensors[:2]]
+
+    def epoch(self) -> dict[str, float]:
+        totals = dict.fromkeys(("label_loss", "generator_inter_loss", "image_inter_loss"), 0.0)
+        redrawn = itertools.chain.from_iterable(iter(lambda: iter(self.loader), None))
+        for *features, labels in self.loader:
+            with torch.no_grad():
+                codes = [net(rows) for net, rows in zip(self.encoders, features, strict=True)]
+                made = [net(rows) for net, rows in zip(self.decoders, codes, strict=True)]
+                others = self.mismatched(labels)
+                wrong = [net(rows) for net, rows in zip(self.encoders, others, strict=True)]
+            losses = []
+            for i in (0, 1):
+                losses.append(self.told(self.intra[i](features[i]), True))
+                losses.append(self.told(self.intra[i](made[i]), False))
+                inter = self.told(self.judged(i, codes[i], features[i]), True)
+                inter = inter + self.told(self.judged(i, codes[1 - i], features[i]), False) / 2
+                losses.append(inter + self.told(self.judged(i, wrong[i], others[i]), False) / 2)
+            self.discriminator_optimiser.zero_grad()
+            sum(losses).backward()
+            self.discriminator_optimiser.step()
+            totals["image_inter_loss"] += losses[2].item() * len(labels)
+            for _ in range(self.method.generator_steps):
+                *features, labels = next(redrawn)
+                codes = [net(rows) for net, rows in zip(self.encoders, features, strict=True)]
+                made = [net(rows) for net, rows in zip(self.decoders, codes, strict=True)]
+                inter = sum(self.told(self.judged(i, codes[1 - i], features[i]), True) for i in (0, 1))
+                intra = sum(self.told(self.intra[i](made[i]), True) for i in (0, 1))
+                label = sum(nn.functional.cross_entropy(self.classifier(rows), labels) for rows in codes)
+                self.generator_optimiser.zero_grad()
+                (inter + intra + label).backward()
+                self.generator_optimiser.step()
+                share = len(labels) / self.method.generator_steps
+                totals["label_loss"] += label.item() * share
+                totals["generator_inter_loss"] += inter.item() * share
+        return {name: total / len(self.data) for name, total in totals.items()}
+
+
+def cm_gans_flops(method, n: int, batch_size: int) -> float:
+    """Discriminators read what K generator steps make of K batches, and one more of their own."""
+    h = k = method.hidden
+    m, total = h // 2, 0.0
+    for b in batches(n, batch_size):
+        for d in WIDTHS:
+            encoder, decoder = 2 * b * (d * h + h * k), 2 * b * (k * h + h * d)
+            judges = 2 * 2 * 2 * b * d + 2 * 2 * 2 * b * d * m + 3 * 2 * 2 * b * k * m
+            total += 2 * encoder + decoder + judges
+            step = dense_flops(b, d, h, k) + dense_flops(b, k, h, d, inputs=True)
+            step += dense_flops(b, k, CLASSES, inputs=True)
+            step += 2 * b * d * m + 2 * 2 * b * k * m + 2 * 2 * b * d
+            total += method.generator_steps * step
+    return total
+
+
+@pytest.mark.parametrize(("case", "rounds"), [(FEW, ROUNDS), (MANY, 1)])
+def test_cm_gans_against_the_tutorial_loop(benchmark, cases, case, rounds):
+    pairs, session = cases(case), Session(0)
+    method = CmGans.resolve({"preset": "paper"})
+    learner, tutorial = (
+        CmGansLearner(method, pairs, session),
+        Adversaries(CmGansLearner(method, pairs, session), pairs),
+    )
+    epoch, found, expected = epoch_of(learner, pairs, method.batch_size, session), [], []
+    own, others, ratios = in_turns(
+        benchmark,
+        case,
+        lambda: found.append(epoch()),
+        [lambda: seconds(lambda: expected.append(tutorial.epoch())), square_product()],
+        rounds=rounds,
+    )
+    assert found[0]["label_loss"] == pytest.approx(expected[0]["label_loss"], rel=0.2)
+    for ours, theirs in zip(found, expected, strict=True):
+        for name in ("generator_inter_loss", "image_inter_loss"):
+            assert ours[name] == pytest.approx(theirs[name], rel=0.15)
+    share = cm_gans_flops(method, len(pairs), method.batch_size)
+    benchmark.extra_info["line"] = (
+        f"{'cm_gans, K = 5':<16}{own:8.3f} CPU s an epoch; tutorial loop {others[0]:.3f}, ratio {ratios[0]:.3f}"
+        f"{at_most(ratios[0], 0.75)}{of_the_floor(share, ratios[1], 0.35)}"
     )
 
 
