@@ -158,7 +158,8 @@ def test_ablations_are_those_that_the_class_declares(registry):
 
 def test_a_method_without_ablations_is_refused_with_those_that_have_some(registry):
     with pytest.raises(
-        UsageError, match=r"^cca declares no ablations; these methods do: .*lgcfl, multimodal_dbn, pieces, supcon$"
+        UsageError,
+        match=r"^cca declares no ablations; these methods do: .*lgcfl, multimodal_dbn, pieces, supcon$",
     ):
         with_ablations("cca", {}, registry)
 
