@@ -925,6 +925,7 @@ def _carry_out(
             retry_failed=options["retry_failed"],
             keep_embeddings=not options["discard_embeddings"],
         )
+        reporter.total = plan.n_runs
         records = plan.run(
             n_jobs=options["jobs"], timeout=options["timeout"], reuse=reuse, on_event=reporter.on_event
         )

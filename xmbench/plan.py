@@ -398,6 +398,11 @@ class Plan:
             store=store,
         )
 
+    @property
+    def n_runs(self) -> int:
+        """How many runs there are to be."""
+        return len(set(self.request.seeds)) * len(self.choices)
+
     def specs(self) -> Iterator[tuple[RunSpec, int, str | None]]:
         """Each run of the plan, its split seed, and why it cannot be done where that is known."""
         for seed, split_seed in dict.fromkeys(self.request.seeds):

@@ -41,7 +41,8 @@ class Lines:
 
     def __init__(self, *, quiet: bool, verbose: bool) -> None:
         self.quiet, self.verbose = quiet, verbose
-        self.ended = 0
+        self.ended, self.began = 0, time.monotonic()
+        self.total: int | None = None  # runs there are to be, where that is known
         self._hinted = False
         self._last: tuple[str, float] = ("", 0.0)
 
@@ -59,7 +60,7 @@ class Lines:
             return
         self.ended += 1
         if not self.quiet or event.status != "ok":
-            self._print(f"[{self.ended}] {_name(spec)}: {_end(event)}")
+            self._print(f"[{self.count}] {_name(spec)}: {_end(event)}")
         if event.details and self.verbose:
             self._print(event.details.rstrip())
         elif event.details and not self._hinted:
@@ -67,6 +68,11 @@ class Lines:
             self._print(
                 "xmbench: -v shows the traceback; failed runs are kept, --retry-failed tries them again"
             )
+
+    @property
+    def count(self) -> str:
+        """How many runs have ended, and of how many."""
+        return f"{self.ended}" if self.total is None else f"{self.ended} of {self.total}"
 
     def _print(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -108,15 +114,20 @@ class Live(Lines):
         from rich.table import Table
         from rich.text import Text
 
-        table = Table.grid(padding=(0, 2))
+        now = time.monotonic()
         rows = [
-            (name, f"{time.monotonic() - start:.0f} s", doing, done)
-            for name, start, doing, done in self.running.values()
+            (name, f"{now - start:.0f} s", doing, done) for name, start, doing, done in self.running.values()
         ]
+        if self.total is not None:
+            rows.append((f"{self.count} done", f"{now - self.began:.0f} s", "", self.ended / self.total))
         if self.step:
             rows.append(("", "", *self.step))
+        width = 30 if self.console.width >= 120 else 10
+        table = Table.grid(padding=(0, 2), expand=True)
+        for ratio in (2, None, 3, None):  # names and news share what seconds and bars leave
+            table.add_column(no_wrap=True, overflow="ellipsis", ratio=ratio)
         for name, seconds, doing, done in rows:
-            bar = ProgressBar(total=1.0, completed=done, width=30) if done is not None else Text("")
+            bar = ProgressBar(total=1.0, completed=done, width=width) if done is not None else Text("")
             table.add_row(Text(name), Text(seconds), Text(doing), bar)
         return table
 
