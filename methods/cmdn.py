@@ -45,7 +45,7 @@ class Cmdn(Staged):
         stage1: ``both``, ``intra`` (a alone) or ``inter`` (b alone).
         labels: ``both``: in stage 1 and 2; ``finetune_only``: not in stage 2; ``none``.
         label_weight: of the label loss in stage 2.
-        bae_levels: how many bimodal autoencoders; 0: h is the representation.
+        bae_levels: how many bimodal autoencoders; 0: h is the representation, both with the narrower modality's width.
         hidden: width of all layers of stage 1; None: 256, or max(64, 4 d) where that is less, d being the features of
             the modality, or those of the wider one for b.
         center: take the mean code of the training rows off, without which logistic codes all point the same way.
@@ -146,9 +146,9 @@ class Cmdn(Staged):
         found = {
             "ae": ["autoencoders in place of Boltzmann machines"],
             "rbm": ["texts are real numbers with Gaussian units, not counts of words"],
-            "none": [],
+            "none": ["no pretraining"],
         }[self.backend]
-        if self.hidden is None or self.hidden < 1024:
+        if self.hidden is None or self.hidden < 2048:
             found.append("narrower layers")
         if self.center:
             found.append("codes are centred")
@@ -169,6 +169,10 @@ class Cmdn(Staged):
                 f"Cmdn.bae_levels: each halves the width, expected at least {2**self.bae_levels} for "
                 f"{self.bae_levels} levels, got {max(k)}; a larger hidden helps"
             )
+        if not self.bae_levels:  # nothing else would bring both to one width
+            if self.backend == self.labels == "none":
+                raise InvalidParameter("Cmdn: nothing to learn; backend, labels and bae_levels are all off")
+            k = min(k), min(k)
         session = Session(self.random_state, context.device)
         self.image_branches_, self.text_branches_ = self._branches(train, k, context, session)
         train = self._side_by_side(train)
@@ -176,6 +180,7 @@ class Cmdn(Staged):
         layers = standardised(train)
         if self.backend != "none":
             layers = self._combined(train, layers, k, context, session)
+            layers = stacked(layers, standardised(self._transformed(train, layers)))
         if self.labels != "none":
             inputs = self._transformed(train, layers)
             held = None if validation is None else self._transformed(validation, layers)

@@ -89,6 +89,21 @@ def test_without_bimodal_autoencoders_the_last_hidden_layers_are_the_codes():
     assert stages(method)[-1] == "labels"
 
 
+def test_last_hidden_layers_of_modalities_of_different_widths_are_equally_wide():
+    pairs = synthetic_pairs(40, d_image=20, d_text=9)
+    method = Cmdn(bae_levels=0, pretrain_epochs=1, max_epochs=1).fit(pairs)
+    assert [rows.shape for rows in method.encode_pairs(pairs)] == [(40, 64), (40, 64)]
+
+
+def test_the_classifier_reads_standardised_codes():
+    method = fitted(bae_levels=0)
+    rows = module.beside(method.image_branches_, DATA.train.images)
+    codes = forward(method.image_layers_[:-3], rows)  # below the three layers of the classifier
+    assert np.abs(codes.mean(axis=0)).max() < 1e-4
+    spread = codes.std(axis=0)
+    assert (np.isclose(spread, 1, atol=1e-3) | np.isclose(spread, 0)).all()
+
+
 @pytest.mark.parametrize("center", [True, False])
 def test_codes_are_centred_by_training_rows(center):
     method = fitted(center=center)
@@ -170,6 +185,7 @@ def test_label_losses_stand_where_labels_act(labels, stage_1, stage_2):
             r"Cmdn\.bae_levels: each halves the width, expected at least 32 for 5 levels, got 16",
         ),
         ({"bae_levels": -1}, r"Cmdn\.bae_levels: expected at least 0"),
+        ({"backend": "none", "labels": "none", "bae_levels": 0}, "Cmdn: nothing to learn"),
         ({"hidden": 0}, r"Cmdn\.hidden: expected more than 0"),
         ({"pretrain_epochs": 0}, r"Cmdn\.pretrain_epochs: expected more than 0"),
         ({"pretrain_rate": 0.0}, r"Cmdn\.pretrain_rate: expected more than 0"),
@@ -185,5 +201,5 @@ def test_parameters_that_make_no_sense_are_refused(parameters, message):
 def test_departures_name_the_backend():
     texts = {backend: " ".join(Cmdn(backend=backend).departures) for backend in ("ae", "rbm", "none")}
     assert "autoencoders in place of Boltzmann machines" in texts["ae"]
-    assert "Gaussian units" in texts["rbm"] and "Boltzmann" not in texts["none"]
-    assert "narrower" in texts["ae"] and "narrower" not in " ".join(Cmdn(hidden=1024).departures)
+    assert "Gaussian units" in texts["rbm"] and "no pretraining" in texts["none"]
+    assert "narrower" in texts["ae"] and "narrower" not in " ".join(Cmdn(hidden=2048).departures)
