@@ -88,7 +88,7 @@ class Ccl(Staged):
         grains: ``both``, or one of them alone.
         stage1: ``corr_ae``: as above; ``ae``: no Corr-AE; ``none``: features (of the fine grain their mean) go as
             they are to the label fine-tuning.
-        inter: whether L_inter is in L.
+        inter: whether L_inter is in L; without it, nothing ties one modality's codes to the other's.
         intra: whether the label losses are.
         correlation: weight a of the Corr-AE.
         w_inter: weight of L_inter; 1, or 2 as the gradients of the authors' code have it.
@@ -103,7 +103,8 @@ class Ccl(Staged):
             ``squared``: squared distance from it, or ``bce``: a sigmoid a class.
         center: take the mean s of the training rows off, without which logistic codes all point the same way.
         pretrain_epochs: of each autoencoder and each Corr-AE.
-        pretrain_rate: learning rate of these.
+        pretrain_rate: learning rate of these; None: .512 / the width of the wider modality's layers, and .01 at the
+            most, since a step of Adam moves a unit by its rate times the number of its inputs.
         learning_rate: of Adam in label fine-tuning and stage 2.
         batch_size: pairs a step, in all stages; 80 as in the authors' stage 2.
         max_epochs: of label fine-tuning and of stage 2, at the most.
@@ -117,8 +118,10 @@ class Ccl(Staged):
     Source: Peng, Qi, Huang, Yuan, "CCL: Cross-modal correlation learning with multigrained fusion by hierarchical
     network", IEEE Trans. Multimedia 2018. Differs: denoising autoencoders with linear decoders stand for the paper's
     restricted Boltzmann machines; codes of every stage, and not of the last one alone, are scaled to mean 0 and
-    standard deviation 1 (training statistics); Adam with its own rates; 512 units, not 1024; the epoch is chosen on
-    validation pairs; s is centred. The square root in d has 1e-12 added, so that its slope is finite at 0.
+    standard deviation 1 (training statistics); Adam with its own rates; dropout, no weight decay; 512 units, not 1024;
+    the epoch is chosen on validation pairs; s is centred with the training rows, where the authors' evaluation scales
+    it with statistics of the test rows. The square root in d has 1e-12 added, so that its slope is finite at 0.
+    ``preset=paper`` has the paper's widths and weights, and no dropout.
     """
 
     info = MethodInfo(
@@ -135,11 +138,9 @@ class Ccl(Staged):
         "learning_rate": (3e-4, 1e-3),
         "w_inter": (1.0, 2.0),
         "correlation": (0.3, 0.7),
-        "dropout": (0.2, 0.5),
+        "hidden": (256, 512),
     }
-    presets: ClassVar = {
-        "paper": {"hidden": 1024, "n_components": 1024, "w_inter": 2.0, "dropout": 0.0, "center": False}
-    }
+    presets: ClassVar = {"paper": {"hidden": 1024, "n_components": 1024, "w_inter": 2.0, "dropout": 0.0}}
     ablations: ClassVar = {
         "coarse_only": {"grains": "coarse"},
         "fine_only": {"grains": "fine"},
@@ -167,7 +168,7 @@ class Ccl(Staged):
         multi_label: LabelLoss = "soft",
         center: bool = True,
         pretrain_epochs: int = 15,
-        pretrain_rate: float = 1e-2,
+        pretrain_rate: float | None = None,
         learning_rate: float = 1e-3,
         batch_size: int = 80,
         max_epochs: int = 60,
@@ -208,6 +209,12 @@ class Ccl(Staged):
         found = []
         if self.grains == "both" and not getattr(self, "fine_grained_", True):
             found.append("global only: no parts were given, so there is no fine-grained branch")
+        if getattr(self, "fine_grained_", False):
+            found += [
+                f"{name} have no parts: whole items stand for them"
+                for name, d in zip(("images", "texts"), self.n_part_features_in_, strict=True)
+                if d is None
+            ]
         if self.stage1 != "none":
             found.append(
                 "no Boltzmann machines: denoising autoencoders; codes of every stage are standardised"
@@ -240,10 +247,10 @@ class Ccl(Staged):
     def _check_parameters(self) -> None:
         self._check_training(smallest_batch=1)
         check_positive("Ccl", margin=self.margin, label_layers=self.label_layers)
-        check_positive("Ccl", pretrain_epochs=self.pretrain_epochs, pretrain_rate=self.pretrain_rate)
+        check_positive("Ccl", pretrain_epochs=self.pretrain_epochs)
         check_not_negative("Ccl", w_inter=self.w_inter, weight_decay=self.weight_decay)
         check_share("Ccl", correlation=self.correlation, dropout=self.dropout)
-        for name in ("hidden", "n_components"):
+        for name in ("hidden", "n_components", "pretrain_rate"):
             if (value := getattr(self, name)) is not None:
                 check_positive("Ccl", **{name: value})
         if not (self.inter or self.intra):
@@ -282,6 +289,10 @@ class Ccl(Staged):
         image, text = (width(self.hidden, WIDTH, d) for d in self.n_features_in_)
         return image, text
 
+    @property
+    def _rate(self) -> float:
+        return self.pretrain_rate or min(1e-2, 0.512 / max(self._hidden))
+
     def _grain(self, name: str, train: Pairs, context: FitContext, session: Session) -> tuple[Grain, Grain]:
         """Stage 1 of a grain up to its codes."""
         parts: Stacks = ([], [])
@@ -293,7 +304,7 @@ class Ccl(Staged):
         for level in (1, 2) if self.stage1 != "none" else ():
             d = rows[0].values.shape[1], rows[1].values.shape[1]
             gather = PartRows((rows[0], rows[1]), session.device)
-            learner = Denoising(d, self._hidden, "sigmoid", self.pretrain_rate, session, gather)
+            learner = Denoising(d, self._hidden, "sigmoid", self._rate, session, gather)
             self._stage(learner, train, context, session, f"{name} {level}")
             for i, layers in enumerate(learner.layers()):
                 codes = self._through(layers, rows[i].values)
@@ -322,7 +333,7 @@ class Ccl(Staged):
         if self.stage1 == "none":
             return [], []
         d = train.images.shape[1], train.texts.shape[1]
-        learner = Denoising(d, self._hidden, "sigmoid", self.pretrain_rate, session)
+        learner = Denoising(d, self._hidden, "sigmoid", self._rate, session)
         self._stage(learner, train, context, session, "fusion")
         layers = learner.layers()
         return stacked(layers, standardised(self._transformed(train, layers)))
@@ -419,7 +430,7 @@ class Correspondence(Learner):
     """
 
     def __init__(self, method: Ccl, k: int, session: Session) -> None:
-        self.weight, self.learning_rate = method.correlation, method.pretrain_rate
+        self.weight, self.learning_rate = method.correlation, method._rate
         start, device = session.start, session.device
         self.encoders = [Dense((d, k), ("sigmoid",), start, device) for d in method._hidden]
         self.decoders = [Dense((k, d), ("linear",), start, device) for d in method._hidden]

@@ -245,6 +245,8 @@ def test_parts_of_one_modality_alone_make_a_fine_grain_of_both(modality):
     method = small().fit(one(data.train), one(data.validation), context=scored(one(data.validation)))
     assert method.fine_grained_ is True
     assert GLOBAL_ONLY not in method.departures
+    assert f"{other}s have no parts: whole items stand for them" in method.departures
+    assert f"{modality}s have no parts: whole items stand for them" not in method.departures
     assert stages_of(method) == COARSE + FINE + LAST
 
     def with_wholes(pairs: Pairs) -> Pairs:
@@ -364,6 +366,24 @@ def test_widths_follow_the_features_unless_they_are_given():
     assert widths == [*[80] * 6, 64, 64]
     wide = Ccl(pretrain_epochs=1, max_epochs=1, hidden=100, n_components=90).fit(synthetic_pairs(40))
     assert [layer["weights"].shape[1] for layer in wide.text_layers_] == [*[100] * 6, 90, 90]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "rate"),
+    [
+        ({"hidden": 8}, 1e-2),
+        ({}, 0.512 / 80),  # the wider modality has 20 columns
+        ({"hidden": 1024}, 0.512 / 1024),
+        ({"pretrain_rate": 0.3}, 0.3),
+    ],
+)
+def test_wider_layers_are_pretrained_in_smaller_steps_unless_a_rate_is_given(parameters, rate):
+    method = Ccl(pretrain_epochs=1, max_epochs=1, **parameters).fit(synthetic_pairs(20, d_image=20))
+    rates = {line["stage"]: line["learning_rate"] for line in method.history_}
+    assert rates == {stage: pytest.approx(rate) for stage in [*COARSE, "fusion"]} | {
+        "labels": 1e-3,
+        "tasks": 1e-3,
+    }
 
 
 def test_codes_of_the_training_rows_have_mean_zero_if_they_are_to_be_centred():
