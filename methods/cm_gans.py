@@ -55,8 +55,8 @@ class CmGans(Trained):
     the history shows is the state of the game. ``mismatch=anchor`` puts s^_v beside h_v, a pair that does not belong.
 
     **The game within a modality has no anchor.** D_I is linear and the decoder unbounded: r moves along D_I's weights,
-    away from h (``reconstruction_error``, the squared difference a dimension, grows). ``preset=stable`` adds
-    that error to the generators' loss, ``reconstruction_weight`` times.
+    away from h (``reconstruction_error``, the squared difference a dimension, of both modalities together, grows).
+    ``preset=stable`` adds that error to the generators' loss, ``reconstruction_weight`` times.
 
     Args:
         weight_sharing: one second encoder layer for both modalities.
@@ -68,8 +68,10 @@ class CmGans(Trained):
         generator_steps: K.
         resample: whether each generator step draws a new batch, as in Algorithm 1, or all K take that of the
             discriminators, as in the authors' code.
-        norm_per_modality: whether a common layer is followed by a normalisation of each modality's own; its equal
-            means and variances are part of what draws the modalities together.
+        norm_per_modality: whether what normalises a common layer is each modality's own. Without it, gain, bias and
+            running statistics are common; training still normalises each modality by its own batch, so that rows are
+            encoded with other statistics than they were learned with. The equal means and variances of the default
+            are part of what draws the modalities together.
         activation: of hidden layers: ``leaky_relu`` (slope .2), as in the authors' code, or ``relu``.
         multi_label: loss of the labels, of which an item may have several, as in ``acmr``.
         hidden: width of the first encoder layer and of the decoder; the discriminators between the modalities have
@@ -94,7 +96,8 @@ class CmGans(Trained):
     Source: Peng, Qi, Yuan, "CM-GANs: cross-modal generative adversarial networks for common representation learning",
     ACM TOMM 2019 (arXiv 1710.05106), section III. Differs: features are given and not fine-tuned; both generators
     step together, not one after the other; batches are shuffled passes, where the authors' code draws two classes
-    and an item of each; widths, learning rate and stopping rule (the authors' code: 1024, 1e-3, 2000 epochs).
+    and an item of each; widths, learning rate and stopping rule (the authors' code: 1024, 1e-3, 2000 epochs);
+    leaky units, as in that code, where the paper has ReLU.
     ``preset=paper`` has these widths and that rate, and still stops by validation rows.
     """
 

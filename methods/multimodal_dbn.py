@@ -48,7 +48,8 @@ class MultimodalDbn(Staged):
         weight_decay: of the weights.
         select_by: ``last`` keeps the last epoch of the joint machine, ``map`` the one with the highest retrieval score
             on the validation pairs (which takes their labels).
-        sparsity: mean probability that hidden units should have; None for no such target.
+        sparsity: mean probability that hidden units should have (.1 to .2 in the authors' code); None for no target.
+            With softmax units, whose hidden biases act once a word, these move as for texts of one word.
         learning_rate: of contrastive divergence, with momentum from .5 to .9; machines with Gaussian units take a
             tenth of it, and less the wider they are.
         batch_size: pairs a step.
@@ -63,8 +64,8 @@ class MultimodalDbn(Staged):
     Source: Srivastava and Salakhutdinov, "Learning representations for multimodal data with deep belief nets", ICML
     2012 workshop; rules of training: Hinton, "A practical guide to training restricted Boltzmann machines", 2010.
     Differs: texts are real numbers, so that their visible units are Gaussian; layers are narrower (the authors' code
-    has 2048 and 1024 units for images, 1024 and 1024 for texts, and 2048 in common) and learn in epochs at one rate;
-    the missing modality is inferred by mean field, which draws nothing, where the paper samples; codes are centred.
+    has 2048 and 1024 units for images, 1024 and 1024 for texts, and 2048 in common) and learn in epochs at one
+    rate, with one weight decay (the code: 1e-3 or 1e-4, by machine) and no sparsity target; the missing modality is inferred by mean field, which draws nothing, where the paper samples; codes are centred.
     """
 
     info = MethodInfo(

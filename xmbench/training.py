@@ -64,7 +64,7 @@ class Session:
         noise: torch.Generator on the device for dropout and masks.
         shuffle: numpy generator for the order of the rows.
         negatives: numpy generator for sampled mismatches.
-        probe: torch.Generator on the CPU for initial weights of what only watches.
+        probe: torch.Generator on the CPU for initial weights of what watches or opposes the networks.
     """
 
     def __init__(self, random_state: int, device: str = "cpu", branch: int = 0) -> None:

@@ -4,9 +4,10 @@ Run ``tox -e bench``. An epoch of ours and one of each contender are measured in
 after one of each that is not counted. The lines at the end print ratios and the figures that the project wants to
 reach; nothing is asserted of times, only that contenders learn the same from the same start.
 
-An epoch is the steps alone: no validation score and, with DCCA, no linear CCA of the outputs at its end. The floor
-is the products that the steps cannot do without, forward and backward, at the rate of a large float32 product of
-the same run. Features are synthetic, of a shared and a private part of low rank, and noise, and z-scored.
+An epoch is the steps alone: no validation score and, with DCCA, no linear CCA of the outputs at its end. The
+floor is the products that the steps cannot do without, forward and backward, at the rate of a large float32
+product of the same run; the loop beside CM-GANs starts and draws otherwise, and is held to it loosely. Features
+are synthetic, of a shared and a private part of low rank, and noise, and z-scored.
 """
 
 from __future__ import annotations
