@@ -63,9 +63,10 @@ class MultimodalDbn(Staged):
 
     Source: Srivastava and Salakhutdinov, "Learning representations for multimodal data with deep belief nets", ICML
     2012 workshop; rules of training: Hinton, "A practical guide to training restricted Boltzmann machines", 2010.
-    Differs: texts are real numbers, so that their visible units are Gaussian; layers are narrower (the authors' code
-    has 2048 and 1024 units for images, 1024 and 1024 for texts, and 2048 in common) and learn in epochs at one
-    rate, with one weight decay (the code: 1e-3 or 1e-4, by machine) and no sparsity target; the missing modality is inferred by mean field, which draws nothing, where the paper samples; codes are centred.
+    Differs: texts are real numbers, so that their visible units are Gaussian; layers are narrower (the authors'
+    code has 2048 and 1024 units for images, 1024 and 1024 for texts, and 2048 in common) and learn in epochs at one
+    rate, with one weight decay (the code: 1e-3 or 1e-4, by machine) and no sparsity target; the missing modality is
+    inferred by mean field, which draws nothing, where the paper samples; codes are centred.
     """
 
     info = MethodInfo(
