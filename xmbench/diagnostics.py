@@ -221,9 +221,11 @@ def _losses(runs: Sequence[Run]) -> Figure:
     if len(lengths) > 1:
         handles.append(_verticals(panels, list(offsets[1:-1] + 0.5), ":"))
         labels.append("next stage")
-        for name, offset, length in zip(found[0].stages, offsets, lengths, strict=False):
+        stages = zip(found[0].stages, offsets, lengths, strict=False)
+        for i, (name, offset, length) in enumerate(stages):
+            height = 1.02 + 0.09 * (i % 2) if len(lengths) > 3 else 1.02  # neighbours' names may be long
             panels[0].text(
-                offset + 0.5 + length / 2, 1.02, cut(name, 30), transform=panels[0].get_xaxis_transform(),
+                offset + 0.5 + length / 2, height, cut(name, 30), transform=panels[0].get_xaxis_transform(),
                 ha="center", va="bottom", fontsize=SMALL, color="#333333", parse_math=False,
             )  # fmt: skip
     panels[-1].set_xlabel("epoch" if len(lengths) == 1 else "epoch, stages one after the other")
