@@ -138,7 +138,7 @@ def test_the_committed_records_are_whole_fresh_and_small(name):
     assert {record.seed for record in records} >= {0, 1, 2, 3, 4}
     assert {record.method.name for record in records} >= {"cca", "cfa", "deep_sm", "random"}
     assert all(record.status == "ok" for record in records)
-    assert (folder / f"{name}.npz").stat().st_size < 5_000_000
+    assert (folder / f"{name}.npz").stat().st_size < 6_000_000
     assert "stale" not in (folder / f"{name}.md").read_text()
 
 
