@@ -48,6 +48,6 @@ def test_the_live_table_has_a_line_a_run_on_any_terminal(width):
     live.console.print(live._table())
     lines = live.console.file.getvalue().rstrip("\n").split("\n")
     assert len(lines) == 2 and all(len(line) <= width for line in lines)
-    assert lines[0].startswith("cm_gans[abl") and "0 s" in lines[0] and "trial 3 of" in lines[0]
+    assert lines[0].startswith("seed 0, cm_g") and "0 s" in lines[0] and "trial 3 of" in lines[0]
     assert lines[1].startswith("1 of 4 done") and " s" in lines[1]
     assert all("━" in line for line in lines)

@@ -912,7 +912,10 @@ def as_committed(committed: Sequence[Record], specs: Sequence[str], rerun: Itera
 
 
 def compare(committed: Sequence[Record], rerun: Sequence[Record]) -> list[str]:
-    """Where a re-run's scores moved: more than 1e-6 for a closed form, more than .02 for a trained method.
+    """Where a re-run's scores moved: more than 1e-6 for a closed form, more than .06 for a trained method.
+
+    On one processor a trained method gives the same bytes again. Another one rounds otherwise, and training may then
+    keep another epoch: .032 was seen, on a split of some 130 test rows, where nothing but the machine had changed.
 
     Returns:
         One sentence for each task that moved and each run that did not finish.
@@ -925,7 +928,7 @@ def compare(committed: Sequence[Record], rerun: Sequence[Record]) -> list[str]:
             reason = "was not run" if new is None else f"{new.status}: {new.reason}"
             moved.append(f"{old.method.label}, seed {old.seed}: {reason}")
             continue
-        tolerance = 0.02 if old.method.trained else 1e-6
+        tolerance = 0.06 if old.method.trained else 1e-6
         for task, row in old.metrics.items():
             found = new.metrics[task].mean_average_precision
             before = row.mean_average_precision

@@ -20,6 +20,13 @@ def _name(spec: RunSpec) -> str:
     return clean(f"{spec.method.label} on {data.name}{split}, seed {spec.seed}")
 
 
+def _short(spec: RunSpec) -> str:
+    """The run by what tells it from the others of its plan, whose dataset is the same."""
+    split_seed = spec.dataset.split_seed
+    split = "" if split_seed in (None, spec.seed) else f", split seed {split_seed}"
+    return clean(f"seed {spec.seed}{split}, {spec.method.label}")
+
+
 def _end(event: Event) -> str:
     if event.message == "re-used":
         return (
@@ -101,7 +108,7 @@ class Live(Lines):
         """News of a run."""
         self.step = None
         if event.kind == "started":
-            self.running[spec.score_id] = (_name(spec), time.monotonic(), "starting", None)
+            self.running[spec.score_id] = (_short(spec), time.monotonic(), "starting", None)
         elif event.kind == "progress" and spec.score_id in self.running:
             name, start, *_ = self.running[spec.score_id]
             self.running[spec.score_id] = (name, start, clean(event.message), event.fraction)
